@@ -1,0 +1,252 @@
+"""Experiments: cells and a number of rounds, as a TOML file."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from datasets.errors import ExperimentInvalid, UnknownName
+from loaders.manifest import CodecName, Frozen
+
+SHIPPED = Path(__file__).parent / "experiments"
+
+Mode = Literal["train", "load", "compute"]
+Engine = Literal["torch"]
+Fetch = Literal["item", "batch"]
+Cache = Literal["warm"]
+
+
+class Cell(Frozen):
+    """One combination that is run.
+
+    Attributes:
+        dataset: as asked for: ``cifar10``, ``image_folder:photos``, ...
+        backend: ``name``, or ``name:path`` where a code path is asked for by name. ``memory`` in ``compute``.
+        codec: None is the data set's own.
+        fetch: ``item`` one sample a call, ``batch`` one call a batch.
+        workers: processes beside the one that trains; 0 reads in it.
+        model: None in ``load``.
+        limit: training images of an epoch, the same ones in every run; None is all.
+    """
+
+    dataset: str
+    backend: str
+    codec: CodecName | None = None
+    engine: Engine = "torch"
+    fetch: Fetch = "batch"
+    workers: int = pydantic.Field(default=0, ge=0, le=64)
+    model: str | None = None
+    protocol: str
+    mode: Mode
+    cache: Cache = "warm"
+    limit: int | None = pydantic.Field(default=None, ge=1)
+
+    @property
+    def backend_name(self) -> str:
+        """The registry's key."""
+        return self.backend.partition(":")[0]
+
+    @property
+    def path(self) -> str | None:
+        """The code path asked for by name, or None."""
+        return self.backend.partition(":")[2] or None
+
+    @property
+    def loading(self) -> tuple[str, str | None, str, str, int, str]:
+        """How batches come: what is compared. Equal for the ``train`` and ``load`` cells of one way of loading."""
+        return (self.backend, self.codec, self.engine, self.fetch, self.workers, self.cache)
+
+    @property
+    def label(self) -> str:
+        """A short name for progress and errors."""
+        parts = [self.dataset, self.backend, self.codec or "", self.model or "", self.mode]
+        if self.mode != "compute":
+            parts.append(f"{self.fetch}/{self.workers}w")
+        return " ".join(part for part in parts if part)
+
+
+class Grid(Frozen):
+    """Keys of a TOML file that make cells: each may hold one value or a list, and lists multiply."""
+
+    datasets: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    codecs: tuple[CodecName, ...] | None = None
+    engines: tuple[Engine, ...] = ("torch",)
+    fetch: tuple[Fetch, ...] = ("batch",)
+    workers: tuple[int, ...] = (0,)
+    models: tuple[str, ...] = ()
+    modes: tuple[Mode, ...] = ("train",)
+    cache: tuple[Cache, ...] = ("warm",)
+    protocol: str = "quick"
+    limit: int | None = pydantic.Field(default=None, ge=1)
+
+    @pydantic.field_validator(
+        "datasets", "backends", "codecs", "engines", "fetch", "workers", "models", "modes", "cache", mode="before"
+    )
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str | int) else value
+
+    def cells(self) -> Iterable[Cell]:
+        """The grid's cells. ``load`` has no model; ``compute`` has no way of loading; neither is repeated for it."""
+        for dataset, mode in itertools.product(self.datasets, self.modes):
+            if mode == "compute":
+                for model in self.models:
+                    yield Cell(
+                        dataset=dataset, backend="memory", model=model, mode=mode, protocol=self.protocol, limit=self.limit
+                    )
+                continue
+            models: Sequence[str | None] = self.models if mode == "train" else (None,)
+            loading = itertools.product(
+                self.backends, self.codecs or (None,), self.engines, self.fetch, self.workers, self.cache
+            )
+            for model, (backend, codec, engine, fetch, workers, cache) in itertools.product(models, list(loading)):
+                yield Cell(
+                    dataset=dataset,
+                    backend=backend,
+                    codec=codec,
+                    engine=engine,
+                    fetch=fetch,
+                    workers=workers,
+                    model=model,
+                    protocol=self.protocol,
+                    mode=mode,
+                    cache=cache,
+                    limit=self.limit,
+                )
+
+
+class Experiment(Frozen):
+    """Cells and a number of rounds.
+
+    Attributes:
+        cells: in the order of the file, none twice.
+        rounds: every cell once a round.
+        seed: of the order of cells; round r trains with seed + r.
+        timeout: seconds that a run may take.
+        stand_in: use synthetic data where a data set is neither there nor downloadable.
+    """
+
+    name: str
+    description: str = ""
+    cells: tuple[Cell, ...]
+    rounds: int = pydantic.Field(default=5, ge=1)
+    seed: int = pydantic.Field(default=0, ge=0)
+    timeout: float = pydantic.Field(default=3600.0, gt=0)
+    stand_in: bool = False
+
+    def cut(self, **globs: Sequence[str]) -> Experiment:
+        """Keep the cells whose fields match: ``cut(backend=("gpu_*",), mode=("load",))``. ``compute`` stays for any backend.
+
+        Raises:
+            UnknownName: a glob that no cell matches.
+        """
+        kept = self.cells
+        for field, patterns in globs.items():
+            for pattern in patterns:
+                if not any(_matches(cell, field, [pattern]) for cell in self.cells):
+                    raise UnknownName(field, pattern, {str(getattr(cell, field)) for cell in self.cells})
+            if patterns:
+                kept = tuple(cell for cell in kept if _matches(cell, field, patterns) or _spared(cell, field))
+        return self.model_copy(update={"cells": kept})
+
+
+def _matches(cell: Cell, field: str, patterns: Sequence[str]) -> bool:
+    value = str(getattr(cell, field))
+    return any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns)
+
+
+def _spared(cell: Cell, field: str) -> bool:
+    """Fields that have no meaning in a mode do not cut its cells."""
+    return (cell.mode == "compute" and field == "backend") or (cell.mode == "load" and field == "model")
+
+
+_OWN = ("name", "description", "rounds", "seed", "timeout", "stand_in")
+
+
+def parse(text: str, where: str) -> Experiment:
+    """Read an experiment's TOML.
+
+    Raises:
+        ExperimentInvalid: it is not TOML, a key is unknown, or a value is wrong; names the key.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentInvalid(where, f"not TOML: {error}") from None
+    extra = table.pop("cells", [])
+    own = {key: table.pop(key) for key in _OWN if key in table}
+    own.setdefault("name", Path(where).stem)
+    try:
+        cells = [cell for grid in [table, *({**table, **more} for more in extra)] for cell in Grid(**grid).cells()]
+        experiment = Experiment(cells=tuple(dict.fromkeys(cells)), **own)
+    except pydantic.ValidationError as error:
+        raise ExperimentInvalid(where, _first_problem(error)) from None
+    if not experiment.cells:
+        raise ExperimentInvalid(where, "no cells: give at least datasets, backends and, to train, models")
+    return experiment
+
+
+def _first_problem(error: pydantic.ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = sorted({*Grid.model_fields, *_OWN, "cells"})
+        return str(UnknownName("key", key, known))
+    return f"{key}: {problem['msg']}"
+
+
+def names() -> list[str]:
+    """The experiments that ship."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def load(name_or_path: str) -> Experiment:
+    """A shipped experiment by name, or any TOML file by path.
+
+    Raises:
+        UnknownName: neither. ExperimentInvalid: the file is no experiment.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = SHIPPED / f"{name_or_path}.toml"
+        if not path.exists():
+            raise UnknownName("experiment", name_or_path, names())
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise ExperimentInvalid(str(path), error.strerror or str(error)) from None
+
+
+def dump(experiment: Experiment) -> str:
+    """The experiment as TOML that ``parse`` reads back as the same cells: what was really run."""
+    lines = [f"{key} = {_toml(value)}" for key in _OWN if (value := getattr(experiment, key)) not in ("", None)]
+    for cell in experiment.cells:
+        lines.append("\n[[cells]]")
+        lines += [f"{_PLURAL.get(key, key)} = {_toml(value)}" for key, value in cell.model_dump().items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+_PLURAL = {
+    "dataset": "datasets",
+    "backend": "backends",
+    "codec": "codecs",
+    "engine": "engines",
+    "model": "models",
+    "mode": "modes",
+}
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    return str(value)

@@ -1,0 +1,176 @@
+"""What one run leaves: a ``Record``, one line of ``runs.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from bench.experiment import Cell
+from datasets.errors import DataError, RoomError
+from loaders.manifest import Frozen
+
+RECORD_VERSION = 1
+RUNS = "runs.jsonl"
+
+Status = Literal["ok", "failed", "unavailable", "timeout"]
+
+
+class Epoch(Frozen):
+    """One epoch as it was timed, in seconds; ``step`` is what is left of ``total`` after ``wait`` and ``copy``.
+
+    Attributes:
+        total: from just before the first batch is asked for to the synchronised end of the last step.
+        wait: blocked on the next batch. copy: host to device. step: the rest.
+        images: delivered, over all passes.
+        first_batch: seconds until the first batch was there.
+        passes: times the images were gone through; over 1 only in ``load`` and ``compute``, where one pass is too short
+            to time. Every other figure is the sum over the passes.
+    """
+
+    total: float
+    wait: float
+    copy_: float = pydantic.Field(alias="copy")
+    step: float
+    images: int
+    first_batch: float
+    passes: int = 1
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one pass: the epoch time that tables show."""
+        return self.total / self.passes
+
+
+class Record(Frozen):
+    """One run of one cell.
+
+    Attributes:
+        error: one line, where status is not ``ok``.
+        exit_status: what the error would end the command line with; 0 where status is ``ok``.
+        dataset: as tables show it, such as ``cifar10 (part)``; the cell holds what was asked for.
+        epochs: every epoch, the first (start of workers, first touch) included.
+        losses: training loss of every step, in order.
+        accuracy, macro_f1: on the validation images, after the last epoch, in [0, 1].
+        train_images, val_images: images of one pass, and images evaluated.
+        order_sha256, pixel_sha256: of the first epoch's indices, and of the pixels they were read as.
+        content_sha256: of the store's train split, from its manifest.
+        path_taken: the code path that served the reads.
+        store_bytes, pack_seconds: of the store.
+        bytes_read: from the disk, by the run's processes. cpu_seconds: of the run's processes.
+        pss_bytes: memory of the run's processes at the end, shared pages divided among their users.
+        threads: of torch's operations in the run. device: such as ``cpu``.
+        started: UTC, ISO 8601. seconds: the whole run, set-up and evaluation included.
+    """
+
+    version: int = RECORD_VERSION
+    cell: Cell
+    round: int
+    position: int
+    seed: int
+    status: Status
+    error: str = ""
+    exit_status: int = 0
+    dataset: str
+    epochs: tuple[Epoch, ...] = ()
+    losses: tuple[float, ...] = ()
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    train_images: int | None = None
+    val_images: int | None = None
+    order_sha256: str = ""
+    pixel_sha256: str = ""
+    content_sha256: str = ""
+    path_taken: str = ""
+    store_bytes: int | None = None
+    pack_seconds: float | None = None
+    bytes_read: int | None = None
+    cpu_seconds: float | None = None
+    pss_bytes: int | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    started: str
+    seconds: float
+
+    @property
+    def measured(self) -> tuple[Epoch, ...]:
+        """The epochs that count: all but the first."""
+        return self.epochs[1:]
+
+    @property
+    def epoch_seconds(self) -> float | None:
+        """The run's figure: mean seconds of its measured epochs."""
+        if not self.measured:
+            return None
+        return sum(epoch.seconds for epoch in self.measured) / len(self.measured)
+
+
+def append(folder: Path, record: Record) -> None:
+    """Add a record to ``folder/runs.jsonl``: one write, then fsync, so that a finished run is never lost.
+
+    Raises:
+        RoomError: the disk is full, or the folder can't be written.
+    """
+    line = (record.model_dump_json(by_alias=True) + "\n").encode()
+    try:
+        file = os.open(folder / RUNS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            _append_whole(file, line)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise RoomError(folder / RUNS, error) from error
+
+
+def _append_whole(file: int, line: bytes) -> None:
+    """Write and flush ``line``; what a full disk cut short is taken back, so that the lines before it stay readable."""
+    end = os.fstat(file).st_size
+    # A line that an earlier kill cut short must not swallow this one.
+    if end and os.pread(file, 1, end - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        if os.write(file, line) != len(line):
+            raise OSError(28, "No space left on device")
+        os.fsync(file)
+    except OSError:
+        os.ftruncate(file, end)
+        raise
+
+
+def read(folder: Path) -> list[Record]:
+    """The records of a run folder, in the order they were written; a last line cut short by a kill is left out.
+
+    Raises:
+        DataError: there are none, or a line is no record; names the line.
+    """
+    path = folder / RUNS
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{folder} holds no {RUNS}; name a folder that `loadstone run` wrote") from None
+    return list(_parse(path, text))
+
+
+def _parse(path: Path, text: str) -> Iterable[Record]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue  # cut short by a kill while it was written: that run is run again
+        if fields.get("version") != RECORD_VERSION:
+            raise DataError(
+                f"{path}, line {number}: record version {fields.get('version')}, this is {RECORD_VERSION}; use the version that wrote it"
+            )
+        try:
+            yield Record.model_validate(fields)
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            raise DataError(f"{path}, line {number}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None

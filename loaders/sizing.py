@@ -1,0 +1,68 @@
+"""Crop and resize for pictures of differing sizes, per sample, before they form a batch.
+
+Training: random-resized-crop. Evaluation: resize the shorter side, then centre crop. Boxes are pure functions of
+(seed, epoch, index), so that every backend, worker and thread cuts the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from loaders.codec import Pixels
+from loaders.order import Draw, Draws, uniform
+
+# Random-resized-crop as torchvision has it: Szegedy et al. 2014, "Going deeper with convolutions", section 6.
+AREA = (0.08, 1.0)
+RATIO = (3 / 4, 4 / 3)
+TRIES = 10
+# 256 to 224: Krizhevsky et al. 2012, and the evaluation of torchvision's references.
+EVALUATION_MARGIN = 256 / 224
+
+
+def box(height: int, width: int, index: int, draws: Draws) -> tuple[int, int, int, int]:
+    """The random-resized-crop of one sample: (top, left, height, width) in pixels.
+
+    Source: torchvision.transforms.RandomResizedCrop.get_params, with numbers of our own.
+    """
+    where = np.array([index], dtype=np.int64)
+
+    def draw(attempt: int, which: int) -> float:
+        return float(uniform(draws.seed, draws.epoch, where, Draw.BOX + 4 * attempt + which)[0])
+
+    for attempt in range(TRIES):
+        area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * draw(attempt, 0))
+        low, high = math.log(RATIO[0]), math.log(RATIO[1])
+        ratio = math.exp(low + (high - low) * draw(attempt, 1))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(draw(attempt, 2) * (height - crop_height + 1))
+            left = int(draw(attempt, 3) * (width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    return _centre_within_ratio(height, width)
+
+
+def _centre_within_ratio(height: int, width: int) -> tuple[int, int, int, int]:
+    crop_width = min(width, round(height * RATIO[1]))
+    crop_height = min(height, round(width / RATIO[0]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def centre(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The evaluation crop, in source pixels: (top, left, height, width), the centre of the resized picture."""
+    scale = min(height / size[0], width / size[1]) / EVALUATION_MARGIN
+    crop_height, crop_width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def fit(picture: Pixels, index: int, draws: Draws, out: Pixels) -> None:
+    """Crop ``picture``, uint8 (h, w, C), and resize it (bilinear, antialiased, by Pillow) into ``out``, uint8 (H, W, C)."""
+    height, width = picture.shape[:2]
+    size = (out.shape[0], out.shape[1])
+    top, left, h, w = box(height, width, index, draws) if draws.training else centre(height, width, size)
+    cropped = np.ascontiguousarray(picture[top : top + h, left : left + w])
+    image = Image.fromarray(cropped if out.shape[2] == 3 else cropped[:, :, 0])
+    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    np.copyto(out, np.asarray(resized).reshape(out.shape))

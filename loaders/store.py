@@ -1,0 +1,204 @@
+"""The contract of a backend: a ``Store`` is written once and read by ``Reader``s, in any process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from datasets.errors import PathRefused, SampleCorrupt, UnknownName
+from loaders import codec, sizing
+from loaders.codec import Buffer, Pixels
+from loaders.manifest import CodecName, Content
+from loaders.order import Draws, Indices
+
+Labels = npt.NDArray[np.int64]
+Sizes = npt.NDArray[np.int32]
+Handle = TypeVar("Handle")
+
+
+class Sample(NamedTuple):
+    """One picture as a codec holds it.
+
+    Attributes:
+        payload: the codec's bytes: pixels of ``raw`` (height x width x channels), a file of ``png`` and ``jpeg``.
+        label: class index.
+        height, width: in pixels.
+    """
+
+    payload: bytes | memoryview
+    label: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can run here; where not, why, and what would help."""
+
+    ok: bool
+    reason: str = ""
+    remedy: str = ""
+
+
+class Store(ABC):
+    """One data set packed in one format: a folder, and for a database a table too.
+
+    Args:
+        root: the store's folder.
+        content: what it holds or is to hold.
+        path: the code path asked for by name, one of ``paths``; None leaves the choice to the store.
+        server: where the store lives in a database server, how to reach it; None for the embedded one.
+    """
+
+    name: ClassVar[str]
+    codecs: ClassVar[tuple[CodecName, ...]] = ("raw", "png", "jpeg")
+    paths: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, root: Path, content: Content, *, path: str | None = None, server: str | None = None) -> None:
+        if path is not None and path not in self.paths:
+            raise UnknownName(f"path of {self.name}", path, self.paths)
+        self.root, self.content, self.path, self.server = root, content, path, server
+
+    @classmethod
+    def check(cls) -> Availability:
+        """Whether this backend can run here; cheap, and without side effect."""
+        return Availability(True)
+
+    @abstractmethod
+    def write(self, split: str, samples: Iterator[Sample]) -> None:
+        """Write ``content.counts[split]`` samples, in order, into ``root``; everything flushed when it returns."""
+
+    @abstractmethod
+    def reader(self, split: str) -> Reader[Any]:
+        """A reader of one split; cheap: handles open at the first read, in the process that reads."""
+
+    def publish(self, root: Path) -> None:
+        """Move the finished store from its place of packing to ``root``, replacing what stands there."""
+        if root.exists():
+            shutil.rmtree(root)
+        self.root.replace(root)
+        self.root = root
+
+    def remove(self) -> None:
+        """Delete the store and all it owns."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def store_bytes(self) -> int:
+        """Bytes the store takes: disk blocks of its files, or the database's own figure."""
+        return sum(file.stat().st_blocks * 512 for file in self.root.rglob("*") if file.is_file())
+
+    def refuse_path(self, path: str, reason: str) -> None:
+        """Raise ``PathRefused`` where ``path`` was asked for by name; else return, and the caller falls back."""
+        if self.path == path:
+            raise PathRefused(self.name, path, reason)
+
+
+class Reader(ABC, Generic[Handle]):
+    """An open store, one split, in one process. Survives fork and spawn: it travels as its location and reopens.
+
+    Subclasses give ``_open``, ``_close``, ``payloads`` and ``path_taken``, and ``read`` where the format allows better
+    than one payload at a time. A reader serves one thread at a time.
+
+    Attributes:
+        device: where its batches are born.
+        labels: int64 (n,), mapped or read at the first use.
+        sizes: int32 (n, 2), (height, width) in pixels; only where sizes differ.
+        path_taken: the code path that serves the reads, in words.
+    """
+
+    device: ClassVar[str] = "cpu"
+
+    def __init__(self, store: Store, split: str) -> None:
+        self.store, self.split = store, split
+        self.content = store.content
+        self._handle: Handle | None = None
+        self._owner = 0
+
+    def __len__(self) -> int:
+        return self.content.counts[self.split]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "split": self.split}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["store"], state["split"])  # type: ignore[misc]
+
+    @property
+    def handle(self) -> Handle:
+        """The heavy handle, opened in this process: one inherited over a fork is left alone and opened anew."""
+        if self._handle is None or self._owner != os.getpid():
+            self._handle, self._owner = self._open(), os.getpid()
+        return self._handle
+
+    @abstractmethod
+    def _open(self) -> Handle:
+        """Open files, mappings, connections."""
+
+    def _close(self, handle: Handle) -> None:  # noqa: B027 - most handles close by being dropped
+        """Release what ``_open`` made."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Labels: ...
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Sizes: ...
+
+    @property
+    @abstractmethod
+    def path_taken(self) -> str: ...
+
+    @abstractmethod
+    def payloads(self, indices: Indices) -> Sequence[Buffer]:
+        """The payloads at ``indices``, in that order; valid until the next call or ``close``.
+
+        Args:
+            indices: int64 (B,), each in [0, len(self)); any order, repeats allowed.
+
+        Raises:
+            SampleCorrupt: a sample can't be read.
+        """
+
+    def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
+        """Fill ``out`` with the pictures at ``indices``, in that order.
+
+        Args:
+            indices: int64 (B,), each in [0, len(self)); any order, repeats allowed.
+            out: uint8 (B, H, W, C), C-contiguous; RGB or grey, not normalised. Owned by the caller.
+            draws: what crops are drawn from; unused where all pictures have one size.
+
+        Raises:
+            SampleCorrupt: names the sample's index and the store; ``out`` is then undefined.
+
+        Source: one call a batch, after torch.utils.data's ``__getitems__``.
+        """
+        payloads = self.payloads(indices)
+        for row, index in enumerate(indices):
+            try:
+                self._fill(payloads[row], int(index), out[row], draws)
+            except codec.Undecodable as error:
+                raise SampleCorrupt(self.store.root, self.split, int(index), str(error)) from error
+
+    def _fill(self, payload: Buffer, index: int, out: Pixels, draws: Draws) -> None:
+        if self.content.shape is not None:
+            codec.decode_into(self.content.codec, payload, out)
+            return
+        height, width = self.sizes[index]
+        picture = codec.decode(self.content.codec, payload, int(height), int(width), self.content.channels)
+        sizing.fit(picture, index, draws, out)
+
+    def close(self) -> None:
+        """Release the handle, if this process opened it; the next read opens it again."""
+        if self._handle is not None and self._owner == os.getpid():
+            self._close(self._handle)
+        self._handle = None
