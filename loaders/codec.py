@@ -22,7 +22,7 @@ JPEG_QUALITY = 95
 EXTENSION: dict[CodecName, str] = {"raw": "ppm", "png": "png", "jpeg": "jpg"}
 
 
-class Undecodable(ValueError):
+class UndecodableError(ValueError):
     """These bytes are no picture of the codec, or not of the expected size. Callers add which sample it was."""
 
 
@@ -38,28 +38,32 @@ def to_pixels(data: bytes, channels: int) -> Pixels:
     ``decode_image`` do neither by default). Grey of 16 bits keeps its upper 8, as 16-bit RGB does in Pillow.
 
     Raises:
-        Undecodable: the bytes are no picture, or cut short.
+        UndecodableError: the bytes are no picture, or cut short.
     """
     mode = "RGB" if channels == 3 else "L"
     try:
         # Absurd sizes are refused, not warned of: a picture of over 89 million pixels is Pillow's own bound.
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
-                if picture.mode.startswith("I"):
-                    deep = np.asarray(picture)
-                    picture = Image.fromarray((deep >> 8).astype(np.uint8))  # noqa: PLW2901
-                pixels = np.asarray(picture.convert(mode))
+            with Image.open(io.BytesIO(data)) as file:
+                pixels = np.asarray(_eight_bits(file).convert(mode))
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Undecodable(f"not a readable picture ({error})") from error
+        raise UndecodableError(f"not a readable picture ({error})") from error
     return pixels.reshape(pixels.shape[0], pixels.shape[1], channels)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Pillow cuts grey of 16 bits off at 255, which makes nearly every such picture white."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
 
 
 def encode(codec: CodecName, example: Example, channels: int) -> tuple[bytes | memoryview, int, int]:
     """The payload of an example under a codec, and its height and width in pixels.
 
     Raises:
-        Undecodable: the example's bytes are no picture.
+        UndecodableError: the example's bytes are no picture.
     """
     picture = example.picture
     if codec == "jpeg" and isinstance(picture, bytes) and is_jpeg(picture):
@@ -80,7 +84,10 @@ def encode(codec: CodecName, example: Example, channels: int) -> tuple[bytes | m
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Height and width, after decoding once: a damaged picture is found when it is packed, not when it is trained on."""
-    pixels = to_pixels(data, 3)
+    try:
+        pixels = simplejpeg.decode_jpeg(data)
+    except ValueError:  # damaged: Pillow says how
+        pixels = to_pixels(data, 3)
     return pixels.shape[0], pixels.shape[1]
 
 
@@ -88,11 +95,11 @@ def decode(codec: CodecName, payload: Buffer, height: int, width: int, channels:
     """Decode a payload of known size: uint8 (height, width, channels).
 
     Raises:
-        Undecodable: the payload is damaged, or of another size.
+        UndecodableError: the payload is damaged, or of another size.
     """
     if codec == "raw":
         if len(payload) != height * width * channels:
-            raise Undecodable(f"{len(payload)} bytes where {height} x {width} x {channels} belong")
+            raise UndecodableError(f"{len(payload)} bytes where {height} x {width} x {channels} belong")
         return np.frombuffer(payload, np.uint8).reshape(height, width, channels)
     out = np.empty((height, width, channels), np.uint8)
     decode_into(codec, payload, out)
@@ -105,7 +112,7 @@ def decode_into(codec: CodecName, payload: Buffer, out: Pixels) -> None:
     JPEG gives exactly Pillow's pixels (tested); what simplejpeg does not take (CMYK) goes through Pillow.
 
     Raises:
-        Undecodable: the payload is damaged, or of another size than ``out``.
+        UndecodableError: the payload is damaged, or of another size than ``out``.
     """
     height, width, channels = out.shape
     if codec == "raw":
@@ -113,13 +120,14 @@ def decode_into(codec: CodecName, payload: Buffer, out: Pixels) -> None:
         return
     if codec == "jpeg":
         try:
-            space = simplejpeg.decode_jpeg_header(payload, strict=True)
-            if space[:2] == (height, width) and space[2] != "CMYK" and space[2] != "YCCK":
-                simplejpeg.decode_jpeg(payload, colorspace="RGB" if channels == 3 else "GRAY", buffer=out)
-                return
-        except ValueError as error:
-            raise Undecodable(f"not a readable JPEG ({error})") from error
+            # libjpeg-turbo would turn CMYK into RGB too, but not as Pillow does.
+            if simplejpeg.decode_jpeg_header(payload)[2] != "CMYK":
+                decoded = simplejpeg.decode_jpeg(payload, colorspace="RGB" if channels == 3 else "GRAY", buffer=out)
+                if decoded.shape == out.shape:
+                    return
+        except ValueError:  # damaged or too large for ``out``: Pillow says which
+            pass
     pixels = to_pixels(bytes(payload), channels)
     if pixels.shape != out.shape:
-        raise Undecodable(f"{pixels.shape[0]} x {pixels.shape[1]} pixels where {height} x {width} belong")
+        raise UndecodableError(f"{pixels.shape[0]} x {pixels.shape[1]} pixels where {height} x {width} belong")
     np.copyto(out, pixels)

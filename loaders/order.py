@@ -34,7 +34,7 @@ def subset(count: int, limit: int | None) -> Indices:
 
 def digest(indices: Indices) -> str:
     """SHA-256 of indices as little-endian int64: the order digest of records."""
-    return hashlib.sha256(np.ascontiguousarray(indices, dtype="<i8")).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(indices, dtype="<i8").tobytes()).hexdigest()
 
 
 class Draw(IntEnum):

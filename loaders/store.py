@@ -81,6 +81,10 @@ class Store(ABC):
     def reader(self, split: str) -> Reader[Any]:
         """A reader of one split; cheap: handles open at the first read, in the process that reads."""
 
+    def present(self) -> bool:
+        """Whether what the manifest describes is still there; a database may have lost its table."""
+        return True
+
     def publish(self, root: Path) -> None:
         """Move the finished store from its place of packing to ``root``, replacing what stands there."""
         if root.exists():
@@ -110,12 +114,14 @@ class Reader(ABC, Generic[Handle]):
 
     Attributes:
         device: where its batches are born.
+        inherits_handle: whether a forked child may use the handle of its parent (plain memory may, connections may not).
         labels: int64 (n,), mapped or read at the first use.
         sizes: int32 (n, 2), (height, width) in pixels; only where sizes differ.
         path_taken: the code path that serves the reads, in words.
     """
 
     device: ClassVar[str] = "cpu"
+    inherits_handle: ClassVar[bool] = False
 
     def __init__(self, store: Store, split: str) -> None:
         self.store, self.split = store, split
@@ -135,7 +141,7 @@ class Reader(ABC, Generic[Handle]):
     @property
     def handle(self) -> Handle:
         """The heavy handle, opened in this process: one inherited over a fork is left alone and opened anew."""
-        if self._handle is None or self._owner != os.getpid():
+        if self._handle is None or (self._owner != os.getpid() and not self.inherits_handle):
             self._handle, self._owner = self._open(), os.getpid()
         return self._handle
 
@@ -143,8 +149,8 @@ class Reader(ABC, Generic[Handle]):
     def _open(self) -> Handle:
         """Open files, mappings, connections."""
 
-    def _close(self, handle: Handle) -> None:  # noqa: B027 - most handles close by being dropped
-        """Release what ``_open`` made."""
+    def _close(self, handle: Handle) -> None:
+        """Release what ``_open`` made; most handles close by being dropped."""
 
     @property
     @abstractmethod
@@ -186,7 +192,7 @@ class Reader(ABC, Generic[Handle]):
         for row, index in enumerate(indices):
             try:
                 self._fill(payloads[row], int(index), out[row], draws)
-            except codec.Undecodable as error:
+            except codec.UndecodableError as error:
                 raise SampleCorrupt(self.store.root, self.split, int(index), str(error)) from error
 
     def _fill(self, payload: Buffer, index: int, out: Pixels, draws: Draws) -> None:

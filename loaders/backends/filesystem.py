@@ -1,0 +1,103 @@
+"""``filesystem``: one file a picture in the tree that torchvision's ``ImageFolder`` reads; see docs/formats.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from datasets.errors import SampleCorrupt
+from loaders import columns
+from loaders.codec import EXTENSION, Buffer
+from loaders.order import Indices
+from loaders.store import Labels, Reader, Sample, Sizes, Store
+
+
+class FilesystemStore(Store):
+    """``<split>/<class>/<index>.<ext>``; ``raw`` pixels stand behind the short header of a PPM (grey: PGM) file."""
+
+    name = "filesystem"
+
+    def write(self, split: str, samples: Iterator[Sample]) -> None:
+        top = self.root / split
+        with columns.Columns(self.root, split, self.content) as column:
+            for index, sample in enumerate(samples):
+                file = top / self.relative(sample.label, index)
+                if not file.parent.exists():
+                    file.parent.mkdir(parents=True)
+                file.write_bytes(self.header(sample.height, sample.width) + sample.payload)
+                column.append(sample.label, len(sample.payload), sample.height, sample.width)
+        os.sync()  # one call for all: an fsync for each of a hundred thousand files takes minutes
+
+    def relative(self, label: int, index: int) -> str:
+        """The path of a sample below its split."""
+        return f"{self.content.classes[label]}/{index:08d}.{self.extension}"
+
+    @property
+    def extension(self) -> str:
+        """Such as ``ImageFolder`` knows."""
+        return "pgm" if self.content.codec == "raw" and self.content.channels == 1 else EXTENSION[self.content.codec]
+
+    def header(self, height: int, width: int) -> bytes:
+        """What stands before the payload: the binary PPM's or PGM's header for ``raw``, else nothing."""
+        if self.content.codec != "raw":
+            return b""
+        return b"%s\n%d %d\n255\n" % (b"P5" if self.content.channels == 1 else b"P6", width, height)
+
+    def reader(self, split: str) -> FilesystemReader:
+        return FilesystemReader(self, split)
+
+
+class FilesystemReader(Reader[int]):
+    """Opens and reads one file a sample, by paths made from the label: no folder is ever listed.
+
+    The handle is the split's open folder, so that each path is resolved from there.
+    """
+
+    store: FilesystemStore
+
+    def _open(self) -> int:
+        return os.open(self.store.root / self.split, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _close(self, handle: int) -> None:
+        os.close(handle)
+
+    @cached_property
+    def labels(self) -> Labels:
+        return columns.read(self.store.root, self.split, "labels", len(self))
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        return columns.read(self.store.root, self.split, "sizes", len(self))
+
+    @property
+    def path_taken(self) -> str:
+        return "open and read of each file"
+
+    def payloads(self, indices: Indices) -> Sequence[Buffer]:
+        return [self._payload(int(index)) for index in indices]
+
+    def _payload(self, index: int) -> Buffer:
+        relative = self.store.relative(int(self.labels[index]), index)
+        try:
+            data = _read_at(self.handle, relative)
+        except OSError as error:
+            raise SampleCorrupt(self.store.root, self.split, index, f"{relative}: {error.strerror}") from error
+        header = self._header(index)
+        if not data.startswith(header):
+            raise SampleCorrupt(self.store.root, self.split, index, f"{relative} does not begin as it was written")
+        return memoryview(data)[len(header) :]
+
+    def _header(self, index: int) -> bytes:
+        shape = self.content.shape
+        height, width = shape[:2] if shape is not None else map(int, self.sizes[index])
+        return self.store.header(height, width)
+
+
+def _read_at(folder: int, relative: str) -> bytes:
+    file = os.open(relative, os.O_RDONLY, dir_fd=folder)
+    try:
+        data = os.read(file, os.fstat(file).st_size)
+    finally:
+        os.close(file)
+    return data

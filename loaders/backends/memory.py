@@ -1,0 +1,36 @@
+"""``memory``: the whole split in RAM; the bound for every reader on a CPU, not a way to store pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from loaders.backends.mmap import MmapReader, MmapStore
+from loaders.codec import Pixels
+
+
+class MemoryStore(MmapStore):
+    """The files of ``mmap``, read whole when a reader is made."""
+
+    name = "memory"
+
+    def reader(self, split: str) -> MemoryReader:
+        return MemoryReader(self, split)
+
+
+class MemoryReader(MmapReader):
+    """Reads the split into RAM at once, before any worker is forked, so that workers share the one copy."""
+
+    inherits_handle = True
+
+    def __init__(self, store: MemoryStore, split: str) -> None:
+        super().__init__(store, split)
+        self._handle = self._open()
+
+    def _bytes(self, file: Path) -> tuple[Pixels, str]:
+        return np.fromfile(file, np.uint8), ""
+
+    @property
+    def path_taken(self) -> str:
+        return "np.take of an array in RAM" if self.content.record_bytes is not None else "views of bytes in RAM"

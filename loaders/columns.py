@@ -1,0 +1,103 @@
+"""Columns of a split as ``.npy`` files beside the data: labels, and where payloads differ, offsets and sizes.
+
+Read by mapping, never whole: opening costs the same at a thousand samples and at a hundred million. Written by plain
+writes: a mapped write to a full disk would kill the process instead of raising.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from datasets.errors import StoreCorrupt
+from loaders.manifest import Content
+
+_BUFFERED = 1 << 16
+
+
+def path(root: Path, split: str, name: str) -> Path:
+    """Where a column stands."""
+    return root / f"{split}.{name}.npy"
+
+
+class Column:
+    """Appends numbers to a ``.npy`` file whose length is known beforehand."""
+
+    def __init__(self, file: Path, dtype: str, shape: tuple[int, ...]) -> None:
+        self._file = file.open("wb")
+        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._dtype = dtype
+        self._waiting = array("q")
+
+    def append(self, *numbers: int) -> None:
+        """Add numbers in row order."""
+        self._waiting.extend(numbers)
+        if len(self._waiting) >= _BUFFERED:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write(np.asarray(self._waiting, dtype=np.int64).astype(self._dtype).tobytes())
+        del self._waiting[:]
+
+    def close(self) -> None:
+        """Write what waits, and flush it to the disk."""
+        with self._file:
+            self._flush()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
+class Columns:
+    """Writes the columns of one split: ``labels`` int64 (n,), ``offsets`` int64 (n + 1,), ``sizes`` int32 (n, 2).
+
+    ``offsets`` only where payloads differ in length, ``sizes`` only where pictures differ in size.
+    """
+
+    def __init__(self, root: Path, split: str, content: Content) -> None:
+        count = content.counts[split]
+        self._labels = Column(path(root, split, "labels"), "<i8", (count,))
+        self._offsets = Column(path(root, split, "offsets"), "<i8", (count + 1,)) if content.record_bytes is None else None
+        self._sizes = Column(path(root, split, "sizes"), "<i4", (count, 2)) if content.shape is None else None
+        self._end = 0
+        if self._offsets is not None:
+            self._offsets.append(0)
+
+    def append(self, label: int, length: int, height: int, width: int) -> None:
+        """Add one sample: its label, payload length in bytes, and size in pixels."""
+        self._labels.append(label)
+        self._end += length
+        if self._offsets is not None:
+            self._offsets.append(self._end)
+        if self._sizes is not None:
+            self._sizes.append(height, width)
+
+    def __enter__(self) -> Columns:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for column in (self._labels, self._offsets, self._sizes):
+            if column is not None:
+                column.close()
+
+
+def read(root: Path, split: str, name: str, length: int) -> npt.NDArray[Any]:
+    """Map a column.
+
+    Raises:
+        StoreCorrupt: it is missing, unreadable, or not ``length`` long.
+    """
+    file = path(root, split, name)
+    try:
+        column: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise StoreCorrupt(root, f"{file.name} can't be read ({error})") from None
+    if len(column) != length:
+        raise StoreCorrupt(root, f"{file.name} holds {len(column)} entries where {length} belong")
+    return column

@@ -1,0 +1,66 @@
+"""The backends: one entry each, imported at first use."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from datasets.errors import Unavailable, UnknownName
+from loaders.store import Availability, Store
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a backend's class is, and what to do where it can't be imported.
+
+    Attributes:
+        location: ``module:Class``.
+        words: what it is, in one line.
+        remedy: what installs what it needs; empty where Loadstone's own requirements suffice.
+        missing: why there is no class yet; empty where there is one.
+    """
+
+    location: str
+    words: str
+    remedy: str = ""
+    missing: str = ""
+
+
+BACKENDS = {
+    "dali": Entry("", "NVIDIA DALI, fed in our order", "use mmap meanwhile", missing="not in this version yet"),
+    "filesystem": Entry("loaders.backends.filesystem:FilesystemStore", "one file a picture, in ImageFolder's tree"),
+    "gpu_mmap": Entry("", "the mmap file, gathered by an NVIDIA GPU", "use mmap meanwhile", missing="not in this version yet"),
+    "hdf5": Entry("loaders.backends.hdf5:Hdf5Store", "one HDF5 file, contiguous; hdf5:offset or hdf5:h5py names the path"),
+    "hdf5_chunked": Entry("loaders.backends.hdf5:Hdf5ChunkedStore", "one HDF5 file, a chunk a picture"),
+    "hdf5_gzip": Entry("loaders.backends.hdf5:Hdf5GzipStore", "one HDF5 file, a gzip chunk a picture"),
+    "memory": Entry("loaders.backends.memory:MemoryStore", "the whole split in RAM: the bound, not a way to store"),
+    "mmap": Entry("loaders.backends.mmap:MmapStore", "one file of records, mapped by Linux"),
+    "postgres": Entry("loaders.backends.postgres:PostgresStore", "a PostgreSQL table, binary, a batch a round trip"),
+}
+
+
+def store_class(name: str) -> type[Store]:
+    """The class of a backend.
+
+    Raises:
+        UnknownName: no such backend. Unavailable: it is not built yet, or a package it needs is not installed.
+    """
+    entry = BACKENDS.get(name)
+    if entry is None:
+        raise UnknownName("backend", name, BACKENDS)
+    if entry.missing:
+        raise Unavailable(name, entry.missing, entry.remedy)
+    module, _, attribute = entry.location.partition(":")
+    try:
+        found: type[Store] = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise Unavailable(name, f"{error.name or error} is not installed", entry.remedy) from error
+    return found
+
+
+def availability(name: str) -> Availability:
+    """Whether a backend can run here; never raises for a backend that can't."""
+    try:
+        return store_class(name).check()
+    except Unavailable as error:
+        return Availability(False, error.reason, error.remedy)
