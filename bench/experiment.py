@@ -97,9 +97,9 @@ class Grid(Frozen):
         """The grid's cells. ``load`` has no model; ``compute`` has no way of loading; neither is repeated for it."""
         for dataset, mode in itertools.product(self.datasets, self.modes):
             if mode == "compute":
-                for model in self.models:
+                for trained in self.models:
                     yield Cell(
-                        dataset=dataset, backend="memory", model=model, mode=mode, protocol=self.protocol, limit=self.limit
+                        dataset=dataset, backend="memory", model=trained, mode=mode, protocol=self.protocol, limit=self.limit
                     )
                 continue
             models: Sequence[str | None] = self.models if mode == "train" else (None,)

@@ -166,9 +166,8 @@ def _parse(path: Path, text: str) -> Iterable[Record]:
         except ValueError:
             continue  # cut short by a kill while it was written: that run is run again
         if fields.get("version") != RECORD_VERSION:
-            raise DataError(
-                f"{path}, line {number}: record version {fields.get('version')}, this is {RECORD_VERSION}; use the version that wrote it"
-            )
+            found = f"record version {fields.get('version')}, this is {RECORD_VERSION}"
+            raise DataError(f"{path}, line {number}: {found}; use the version of Loadstone that wrote it")
         try:
             yield Record.model_validate(fields)
         except pydantic.ValidationError as error:

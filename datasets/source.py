@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from datasets.errors import UnknownName
+
 SPLITS = ("train", "val")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,3 +80,17 @@ class Source(ABC):
         Raises:
             DatasetCorrupt: a file is cut short, damaged, or no picture; names the file.
         """
+
+    def where(self, split: str, index: int) -> str:
+        """Where example ``index`` of ``split`` lies, for a message: a file's path where each picture is a file."""
+        return f"example {index} of {split}"
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that no source has.
+
+    Raises:
+        UnknownName: ``split`` is neither ``train`` nor ``val``.
+    """
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)

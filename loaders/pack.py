@@ -152,7 +152,7 @@ def _samples(store: Store, source: Source, split: str, digest: ContentDigest, pr
         try:
             payload, height, width = codecs.encode(content.codec, example, content.channels)
         except codecs.UndecodableError as error:
-            raise DatasetCorrupt(source.info.name, Path(split), f"example {index}: {error}") from error
+            raise DatasetCorrupt(source.info.name, Path(source.where(split, index)), str(error)) from error
         if content.shape is not None and (height, width) != content.shape[:2]:
             raise DatasetCorrupt(
                 source.info.name, Path(split), f"example {index} is {height} x {width}, not {content.shape[:2]}"

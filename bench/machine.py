@@ -1,0 +1,74 @@
+"""What machine, and what software, a run was on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+LIBRARIES = ("loadstone", "torch", "torchvision", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "scipy", "torchmetrics")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def processor() -> str:
+    """The processor's name, as Linux gives it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def filesystem(folder: Path) -> str:
+    """The type of the file system that ``folder`` is on."""
+    folder = folder.resolve()
+    mounts = [part for part in psutil.disk_partitions(all=True) if folder.is_relative_to(part.mountpoint)]
+    return max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else "unknown"
+
+
+def gpu() -> str:
+    """The first NVIDIA GPU's name, without touching it; empty where there is none."""
+    for card in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        found = re.search(r"^Model:\s*(.+)$", card.read_text(encoding="utf-8"), re.MULTILINE)
+        return found[1].strip() if found else "NVIDIA GPU"
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that matter here."""
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment(stores: Path, *, threads: int, device: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What stands in ``environment.json``: facts of the machine, no names of people, hosts or folders."""
+    gibibytes = round(psutil.virtual_memory().total / 2**30)
+    own = versions()
+    return {
+        "machine": ", ".join(filter(None, [processor(), f"{cores()} cores", f"{gibibytes} GiB", gpu()])),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "torch": own.get("torch", "unknown"),
+        "loadstone": own.get("loadstone", "unknown"),
+        "store_filesystem": filesystem(stores),
+        "threads": threads,
+        "device": device,
+        "versions": own,
+        "notes": list(notes),
+    }

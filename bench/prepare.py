@@ -1,0 +1,158 @@
+"""Before the first run: data sets opened, stores packed, the database started. What can't run is found out here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.experiment import Cell, Experiment
+from datasets import registry as datasets
+from datasets.errors import DatasetMissing, DownloadFailed, Unavailable
+from datasets.source import Source
+from loaders import registry as backends
+from loaders.manifest import CodecName, Manifest
+from loaders.pack import Progress, pack
+from train.protocol import protocol
+from train.registry import entry as model_entry
+
+Say = Callable[[str], None]
+"""Told what a user should know, a sentence at a time."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things are on this machine.
+
+    Attributes:
+        data_dir: data sets under their publishers' names. stores: packed stores.
+        postgres: the DSN of the user's own server; None is the embedded one.
+        allow_unverified: read data sets that can't be shown to be the publisher's.
+    """
+
+    data_dir: Path
+    stores: Path
+    postgres: str | None = None
+    allow_unverified: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A cell that can be run: its store, and what the record says of it."""
+
+    cell: Cell
+    root: Path
+    server: str | None
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """A cell that can't be run here, and why."""
+
+    cell: Cell
+    dataset: str
+    error: Unavailable
+
+
+def check_names(experiment: Experiment) -> None:
+    """Refuse names that nothing answers to, before anything is read or written.
+
+    Raises:
+        UnknownName: a backend, path, model or protocol; carries the nearest right one.
+    """
+    for cell in experiment.cells:
+        protocol(cell.protocol)
+        if cell.model is not None:
+            model_entry(cell.model)
+        backends.check_name(cell.backend_name, cell.path)
+
+
+def open_data(spec: str, place: Place, experiment: Experiment, say: Say) -> Source:
+    """A data set; where the experiment allows it, downloaded if it is missing, and stood in for if that fails too.
+
+    Raises:
+        DataError: it can't be used. RoomError: no room for the download.
+    """
+    try:
+        return datasets.open_source(spec, place.data_dir, allow_unverified=place.allow_unverified)
+    except DatasetMissing:
+        stand_in = datasets.stand_in(spec) if experiment.stand_in else None
+        if stand_in is None:
+            raise
+        say(f"{spec} is not in {place.data_dir}: downloading it from its publisher")
+        try:
+            return datasets.download(spec, place.data_dir)
+        except DownloadFailed as error:
+            say(f"{error}. Using {stand_in.info.name} instead: synthetic pictures of the same shape, not the real data set")
+            return stand_in
+
+
+@dataclass
+class Preparation:
+    """Makes cells ready, each data set opened once and each store packed once.
+
+    ``cleanup`` holds what must be ended after the last run; ``notes`` what the environment should remember.
+    """
+
+    place: Place
+    experiment: Experiment
+    say: Say
+    packing: Callable[[str, int], contextlib.AbstractContextManager[Progress]]
+    cleanup: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    notes: list[str] = field(default_factory=list)
+    _sources: dict[str, Source] = field(default_factory=dict)
+    _stores: dict[tuple[str, str, CodecName], Path] = field(default_factory=dict)
+    _embedded: bool = False
+
+    def ready(self, cell: Cell) -> Ready | NotReady:
+        """The cell with its codec resolved and its store packed, or the reason why it can't run."""
+        info = self.source(cell.dataset).info
+        cell = cell.model_copy(update={"codec": cell.codec or info.codec})
+        try:
+            root = self._store(cell)
+            return Ready(cell, root, self._server_of(cell), Manifest.read(root))
+        except Unavailable as error:
+            return NotReady(cell, info.name, error)
+
+    def source(self, spec: str) -> Source:
+        """A data set, opened once."""
+        if spec not in self._sources:
+            self._sources[spec] = open_data(spec, self.place, self.experiment, self.say)
+        return self._sources[spec]
+
+    def _store(self, cell: Cell) -> Path:
+        assert cell.codec is not None
+        key = (cell.dataset, cell.backend_name, cell.codec)
+        if key not in self._stores:
+            self._stores[key] = self._pack(*key, self._server_of(cell))
+        return self._stores[key]
+
+    def _pack(self, dataset: str, backend: str, codec: CodecName, server: str | None) -> Path:
+        found = backends.availability(backend)
+        if not found.ok:
+            raise Unavailable(backend, found.reason, found.remedy)
+        takes = backends.store_class(backend).codecs
+        if codec not in takes:
+            raise Unavailable(backend, f"it holds {' or '.join(takes)}, not {codec}")
+        source = self.source(dataset)
+        with self.packing(f"packing {source.info.name} as {backend}, {codec}", sum(source.info.counts.values())) as progress:
+            return pack(source, backend, self.place.stores, codec=codec, server=server, progress=progress).root
+
+    def _server_of(self, cell: Cell) -> str | None:
+        """The user's server for a cell that needs one; None where the embedded one, started here, serves it."""
+        if cell.backend_name != "postgres":
+            return None
+        if self.place.postgres is None and not self._embedded:
+            self._embedded = True
+            self._start_embedded()
+        return self.place.postgres
+
+    def _start_embedded(self) -> None:
+        from loaders.postgres_server import EmbeddedServer
+
+        server = self.cleanup.enter_context(EmbeddedServer(self.place.stores))
+        if server.note:
+            self.say(server.note)
+            self.notes.append(server.note)

@@ -1,0 +1,228 @@
+"""A group of rows in words: labels, caption, notes and verdict. The numbers come from ``bench.summary``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench import numbers
+from bench.checks import Doubt
+from bench.experiment import Cell
+from bench.summary import Row
+
+COMPUTE_BOUND = 0.05  # of an epoch: a loading cost that lies below it, interval and all, is not what limits training
+_FEW_RUNS = 2
+WAYS = ("codec", "engine", "fetch", "workers", "cache")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how an experiment ran, as far as it is known; any part may be empty."""
+
+    experiment: str = ""
+    machine: str = ""
+    torch: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def setting(environment: Mapping[str, object]) -> Setting:
+    """From ``environment.json``; what is missing or of another kind is left out."""
+    notes = environment.get("notes")
+    experiment, machine, torch = (str(environment.get(key) or "") for key in ("experiment", "machine", "torch"))
+    return Setting(experiment, machine, torch, tuple(map(str, notes)) if isinstance(notes, list) else ())
+
+
+def way(cell: Cell, field: str) -> str:
+    """One part of a way of loading, as tables show it."""
+    value = getattr(cell, field)
+    return "own" if value is None else str(value)
+
+
+def varying(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """The parts of the way of loading in which these cells differ."""
+    every = list(cells)
+    return tuple(field for field in WAYS if len({way(cell, field) for cell in every}) > 1)
+
+
+def labels(cells: Iterable[Cell]) -> dict[Cell, str]:
+    """Names that tell these cells apart: the backend, and in brackets what differs besides."""
+    every = list(cells)
+    fields = varying(every)
+    named = {cell: _parts(cell, fields) for cell in every}
+    return {cell: f"{cell.backend} ({parts})" if parts else cell.backend for cell, parts in named.items()}
+
+
+def variant(cell: Cell, cells: Iterable[Cell]) -> str:
+    """What a cell's name says besides the backend: a code path asked for, and what differs among ``cells``."""
+    return ", ".join(part for part in (cell.path, _parts(cell, varying(cells))) if part) or "as it comes"
+
+
+def _parts(cell: Cell, fields: Iterable[str]) -> str:
+    return ", ".join(_part(cell, field) for field in fields)
+
+
+def _part(cell: Cell, field: str) -> str:
+    text = way(cell, field)
+    if field == "codec":
+        return f"{text} codec" if text == "own" else text
+    return f"{text} worker{'' if text == '1' else 's'}" if field == "workers" else text
+
+
+def caption(rows: Sequence[Row], place: Setting, compute: Row | None = None) -> tuple[str, ...]:
+    """What was compared, what the clock covered, and what all rows share."""
+    run = [part for part in (place.experiment,) if part] + [f"protocol {rows[0].cell.protocol}", *conditions(rows, place)]
+    lines = (" · ".join(run), _covered(rows), _shared(rows, compute))
+    return tuple(line for line in lines if line)
+
+
+def conditions(rows: Sequence[Row], place: Setting) -> list[str]:
+    """Rounds, cache, machine, versions."""
+    rounds = max(row.rounds for row in rows)
+    caches = "/".join(sorted({row.cell.cache for row in rows}))
+    machine = [place.machine, *sorted({row.device for row in rows if row.device not in ("", "cpu")})]
+    threads = sorted({row.threads for row in rows if row.threads})
+    parts = [f"{rounds} round{'' if rounds == 1 else 's'}", f"{caches} page cache", *machine]
+    parts += [f"{'/'.join(map(str, threads))} thread{'' if threads == [1] else 's'}"] if threads else []
+    parts += [f"torch {place.torch}"] if place.torch else []
+    return [part for part in parts if part]
+
+
+def title(row: Row) -> str:
+    """The name of a row's group."""
+    return f"{row.dataset} · {row.cell.model or 'loading only'}"
+
+
+def _covered(rows: Sequence[Row]) -> str:
+    ran = [row for row in rows if row.train_images is not None]
+    train = bool(rows[0].cell.model)
+    what = "epoch" if train else "pass"
+    images = f"{ran[0].train_images:,} training images" if ran else "training images"
+    if rows[0].cell.limit is not None:
+        images += f" (limit {rows[0].cell.limit:,})"
+    evaluated = f", on {ran[0].val_images:,} validation images" if ran and ran[0].val_images is not None else ""
+    clock = f"{what}: {images}, the first {what} not counted"
+    if train:
+        clock += f"; evaluation{evaluated}, not counted"
+    return clock + "; [95 % interval over processes]"
+
+
+def _shared(rows: Sequence[Row], compute: Row | None) -> str:
+    cells = [row.cell for row in rows]
+    fields = [field for field in WAYS if field != "cache" and field not in varying(cells)]
+    same = _parts(cells[0], fields)
+    parts = [f"all rows: {same}"] if same else []
+    if compute is not None and compute.epoch is not None:
+        parts.append(f"compute alone, its batches in place: {numbers.interval(compute.epoch)} s")
+    return "; ".join(parts)
+
+
+def not_run(row: Row) -> str:
+    """``not run: reason``, the reason as the error had it."""
+    kind = "" if row.status in ("unavailable", "ok") else f"{row.status}: "
+    return f"not run: {kind}{row.reason or 'no measured epoch'}"
+
+
+def notes(rows: Sequence[Row], others: Sequence[Row], place: Setting) -> list[str]:
+    """What stands below a table: marks, rows with lost rounds, doubts, and what the machine's owner should know.
+
+    ``rows`` are the table's, ``others`` those that it shows a figure of: ``load`` and ``compute``.
+    """
+    found = ["= not distinguishable from the row above"] if any(row.tied_above for row in rows) else []
+    if max(row.runs for row in rows) == 1:
+        found.append("One run a row: no intervals, and no row can be told from another; more rounds are needed.")
+    names = _names(rows, others)
+    for row in (*rows, *others):
+        if row.epoch is None and row in others:
+            found.append(f"{names[row.cell]}: {not_run(row)}")
+        elif row.epoch is not None and row.runs < row.rounds:
+            lost = f"; lost: {row.reason}" if row.reason else ""
+            found.append(f"{names[row.cell]}: {row.runs} of {row.rounds} rounds{lost}")
+    doubts = [(names[row.cell], doubt) for row in (*rows, *others) for doubt in row.doubts]
+    return found + _doubts(doubts, names) + list(place.notes)
+
+
+def _names(rows: Sequence[Row], others: Sequence[Row]) -> dict[Cell, str]:
+    """Labels of a table's rows, and of the other rows it shows figures of by the row that loads in the same way."""
+    names = labels(row.cell for row in rows)
+    by_loading = {row.cell.loading: names[row.cell] for row in rows}
+    for row in others:
+        loads = row.cell.mode == "load"
+        names[row.cell] = f"load only, {by_loading.get(row.cell.loading, row.cell.backend)}" if loads else "compute alone"
+    return names
+
+
+_UNEQUAL = {"order": "another order", "pixels": "other pixels", "losses": "other losses", "content": "other content"}
+
+
+def _doubts(doubts: Sequence[tuple[str, Doubt]], names: Mapping[Cell, str]) -> list[str]:
+    spread = [f"{name} ({numbers.percent(doubt.value)})" for name, doubt in doubts if doubt.kind == "spread"]
+    short = [f"{name} ({1000 * doubt.value:.0f} ms)" for name, doubt in doubts if doubt.kind == "short"]
+    found = [f"Unstable, runs spread over 10 % of their mean: {', '.join(spread)}."] if spread else []
+    found += [f"Short, a timed unit under 100 ms: {', '.join(short)}."] if short else []
+    return found + _unequal(doubts, names)
+
+
+def _unequal(doubts: Sequence[tuple[str, Doubt]], names: Mapping[Cell, str]) -> list[str]:
+    """One line a row, whatever it differs in."""
+    found: dict[str, list[Doubt]] = {}
+    for name, doubt in doubts:
+        if doubt.kind in _UNEQUAL:
+            found.setdefault(name, []).append(doubt)
+    lines = []
+    for name, differing in found.items():
+        what = " and ".join(_UNEQUAL[doubt.kind] for doubt in differing)
+        against = ", ".join(names[cell] for cell in differing[0].against if cell in names) or "the other rows"
+        rounds = max(doubt.value for doubt in differing)
+        lines.append(f"Unequal work: {name} had {what} than {against} (rounds that differ: {rounds:.0f}).")
+    return lines
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """What the group says in plain words, and no more than its runs can carry."""
+    ran = [row for row in rows if row.epoch is not None and not row.bound]
+    formats = [row for row in ran if row.equal_work]
+    if not formats:
+        return "All storage formats did unequal work: no verdict." if ran else "No storage format ran here: no verdict."
+    names = labels(row.cell for row in rows)
+    best = formats[0]
+    if best.runs == 1:
+        return f"One run only: {names[best.cell]} was the fastest in it, but one run has no interval, so nothing is decided."
+    unequal = [names[row.cell] for row in ran if not row.equal_work]
+    left_out = f"Left out, because of unequal work: {', '.join(unequal)}." if unequal else ""
+    parts = [_limited(best, names[best.cell]), _ranking(best, rows, names), _advice(best, formats, names), left_out]
+    return " ".join(part for part in parts if part)
+
+
+def _limited(best: Row, name: str) -> str:
+    if best.cell.mode != "train":
+        return ""
+    cost = best.cost
+    if cost is None or cost.low is None or cost.high is None:
+        return "Without paired compute runs it is not known what limits training."
+    share = f"{numbers.percent_interval(cost)} of an epoch"
+    figure = f"the best loader, {name}, costs " + (f"nothing measurable ({share})" if cost.mean <= 0 else share)
+    if cost.high <= COMPUTE_BOUND:
+        return f"Training is limited by the model here: {figure}."
+    if cost.low > COMPUTE_BOUND:
+        return f"Training is limited by loading here: even {figure}."
+    return f"The evidence is too thin to say what limits training: {figure}."
+
+
+def _ranking(best: Row, rows: Sequence[Row], names: Mapping[Cell, str]) -> str:
+    ties = [names[row.cell] + (" (RAM, a bound)" if row.bound else "") for row in rows if row.tied_best and row.equal_work]
+    speed = "" if best.cell.mode == "train" else f", {numbers.rate(best.images_per_second)} images/s"
+    return f"Fastest: {names[best.cell]}{speed}" + (f"; not distinguishable from it: {', '.join(ties)}." if ties else ".")
+
+
+def _advice(best: Row, formats: Sequence[Row], names: Mapping[Cell, str]) -> str:
+    if any(doubt.kind == "spread" for row in formats for doubt in row.doubts):
+        return "Runs spread over 10 % of their mean: repeat it on a quiet machine before relying on this."
+    if best.runs <= _FEW_RUNS:
+        return "Two runs leave wide intervals: a new experiment of more rounds would tell more rows apart."
+    ties = [names[row.cell] for row in formats if row.tied_best]
+    equal = f"; {_listed(ties)} {'is its equal' if len(ties) == 1 else 'are its equals'}" if ties else ""
+    return f"For this data and machine use {names[best.cell]}{equal}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

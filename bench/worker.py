@@ -1,0 +1,235 @@
+"""One run, in a process of its own: opens the store, trains or loads, and says what it took.
+
+The fork server imports this module once; a run then starts by a fork of it, before any thread or device is touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import math
+import os
+import resource
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from bench.experiment import Cell
+from bench.record import Epoch
+from datasets.errors import LoadstoneError
+from loaders import order
+from loaders.engine import Batch, Loader, loader
+from loaders.order import Draws
+from loaders.pack import open_store
+from loaders.store import Store
+from train.clock import Clock, EpochTimes, time_epoch
+from train.loop import Task, Trainer, prepare_torch
+from train.protocol import Protocol, protocol
+
+# A pass over small data takes less than timers and schedulers are good for: passes are repeated until they fill this.
+LOAD_SECONDS = 0.25
+# Batches that ``compute`` holds in place and repeats; enough that weights, not one batch, are what caches hold.
+COMPUTE_BATCHES = 16
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Tell = Callable[[int, int, Epoch], None]
+"""Told of each epoch: its number, how many there will be, its times."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run's process is given.
+
+    Attributes:
+        root: the store's folder. server: the database's DSN, where the store lives in one.
+        seed: of order, draws and weights. threads: of torch's operations. device: ``cpu`` or ``cuda``.
+    """
+
+    cell: Cell
+    root: Path
+    server: str | None
+    seed: int
+    threads: int
+    device: str
+
+
+def main(job: Job, pipe: Connection) -> None:
+    """Run a job, and send what comes of it.
+
+    ``("epoch", number, epochs, Epoch)`` for each epoch, then ``("done", fields)`` or ``("failed", error, exit status)``.
+    """
+    _die_with_parent()
+    os.setsid()  # one group for the run and its workers, which the runner can end as a whole
+    try:
+        fields = run(job, lambda *news: pipe.send(("epoch", *news)))
+    except LoadstoneError as error:
+        pipe.send(("failed", str(error), error.exit_status))
+    except Exception as error:  # whatever it was, the record must say it
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        pipe.send(("failed", f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})", 1))
+    else:
+        pipe.send(("done", fields))
+    finally:
+        pipe.close()
+
+
+def _die_with_parent() -> None:
+    """Be killed when the fork server ends, which ends when the runner does, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def run(job: Job, tell: Tell) -> dict[str, Any]:
+    """Run a job in this process; returns the fields of its record that the run knows."""
+    device = torch.device(job.device)
+    prepare_torch(job.threads, device)
+    cell, recipe = job.cell, protocol(job.cell.protocol)
+    store = open_store(job.root, path=cell.path, server=job.server)
+    found: dict[str, Any] = {"threads": job.threads, "device": job.device}
+    with _loader(store, cell, recipe, job) as batches:
+        found |= _identity(batches)
+        mode = {"train": _train, "load": _load, "compute": _compute}[cell.mode]
+        found |= mode(batches, job, recipe, device, tell)
+        found |= {"train_images": batches.images, "path_taken": batches.path_taken, "pss_bytes": _pss_bytes()}
+    return found | {"cpu_seconds": _cpu_seconds(), "bytes_read": _bytes_read()}
+
+
+def _loader(store: Store, cell: Cell, recipe: Protocol, job: Job) -> Loader:
+    return loader(
+        store,
+        batch_size=recipe.batch_size,
+        seed=job.seed,
+        engine=cell.engine,
+        fetch=cell.fetch,
+        workers=cell.workers,
+        limit=cell.limit,
+        image_size=recipe.image_size,
+        pin_memory=job.device != "cpu",
+    )
+
+
+def _identity(batches: Loader) -> dict[str, str]:
+    """Read the first epoch through once: its order's and pixels' digests. This also makes the store warm."""
+    indices = batches.order(0)
+    digest = hashlib.sha256()
+    size = batches.plan.batch_size
+    out = np.empty((size, *batches.shape), np.uint8)
+    for start in range(0, len(indices), size):
+        part = indices[start : start + size]
+        pixels = out[: len(part)]
+        batches.reader.read(part, pixels, Draws(batches.plan.seed, 0, batches.plan.training))
+        digest.update(pixels.data)
+    batches.reader.close()
+    return {"order_sha256": order.digest(indices), "pixel_sha256": digest.hexdigest()}
+
+
+def _train(batches: Loader, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+    trainer, epochs = _trainer(batches, job, recipe, device), []
+    for number in range(recipe.epochs):
+        batches.set_epoch(number)
+        epochs.append(_epoch(trainer.train_epoch(batches, number, Clock.of(device))))
+        tell(number, recipe.epochs, epochs[-1])
+    with loader(
+        batches.reader.store,
+        "val",
+        batch_size=recipe.batch_size,
+        limit=recipe.val_limit,
+        image_size=recipe.image_size,
+        seed=job.seed,
+    ) as validation:
+        scores = trainer.evaluate(validation)
+        val_images = validation.images
+    return {
+        "epochs": tuple(epochs),
+        "losses": trainer.losses,
+        "accuracy": scores.accuracy,
+        "macro_f1": scores.macro_f1,
+        "val_images": val_images,
+    }
+
+
+def _trainer(batches: Loader, job: Job, recipe: Protocol, device: torch.device) -> Trainer:
+    assert job.cell.model is not None
+    task = Task.of(batches.reader.content, recipe)
+    return Trainer(job.cell.model, recipe, task, len(batches), job.seed, device)
+
+
+def _load(batches: Loader, _: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+    def timed(passes: int) -> Epoch:
+        repeated = itertools.chain.from_iterable(itertools.repeat(batches, passes))
+        return _epoch(time_epoch(repeated, lambda batch: _arrived(batch, device), _touch, Clock.of(device)), passes)
+
+    epochs = [timed(1)]
+    tell(0, recipe.epochs, epochs[0])
+    # One more pass, not counted, for the number of passes: the first one started workers and touched everything.
+    passes = max(1, math.ceil(LOAD_SECONDS / timed(1).total)) if epochs[0].total < 2 * LOAD_SECONDS else 1
+    for number in range(1, recipe.epochs):
+        epochs.append(timed(passes))
+        tell(number, recipe.epochs, epochs[-1])
+    return {"epochs": tuple(epochs)}
+
+
+def _arrived(batch: Batch, device: torch.device) -> torch.Tensor:
+    return batch.images.to(device, non_blocking=True)
+
+
+def _touch(images: torch.Tensor) -> int:
+    """Read a byte of every page: a batch that came through shared memory has not arrived before."""
+    images.permute(0, 2, 3, 1).reshape(-1)[::4096].sum()
+    return len(images)
+
+
+def _compute(batches: Loader, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+    trainer, epochs = _trainer(batches, job, recipe, device), []
+    batches.set_epoch(0)
+    steps = len(batches)
+    held = [trainer.place(batch) for batch in _some(batches, steps)]
+    for number in range(recipe.epochs):
+        repeated = itertools.chain(itertools.islice(itertools.cycle(held[:-1] or held), steps - 1), held[-1:])
+        epochs.append(_epoch(trainer.train_epoch(repeated, number, Clock.of(device))))
+        tell(number, recipe.epochs, epochs[-1])
+    return {"epochs": tuple(epochs), "losses": trainer.losses}
+
+
+def _some(batches: Iterable[Batch], steps: int) -> Iterator[Batch]:
+    """The first batches of an epoch and its last, which may be smaller."""
+    for number, batch in enumerate(batches):
+        if number < COMPUTE_BATCHES - 1 or number == steps - 1:
+            yield batch
+
+
+def _epoch(times: EpochTimes, passes: int = 1) -> Epoch:
+    return Epoch(
+        total=times.total,
+        wait=times.wait,
+        copy_=times.copy,
+        step=times.step,
+        images=times.images,
+        first_batch=times.first_batch,
+        passes=passes,
+    )
+
+
+def _pss_bytes() -> int:
+    """Memory of this process and its children, shared pages divided among their users."""
+    own = psutil.Process()
+    return sum(process.memory_full_info().pss for process in [own, *own.children(recursive=True)])
+
+
+def _cpu_seconds() -> float:
+    """Of this process and its ended children."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def _bytes_read() -> int:
+    """From the disk, by this process and its ended children."""
+    return int(psutil.Process().io_counters().read_bytes)

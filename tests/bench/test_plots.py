@@ -1,0 +1,225 @@
+"""Plots: what is drawn, from figures read back out of matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from bench import plot_points, plot_style, plots
+from bench.record import Record
+from bench.summary import summary
+from bench.wording import Setting
+
+MakeRecord = Callable[..., Record]
+PLACE = Setting("quick", "AMD EPYC, 2 cores", "2.14.1")
+
+
+@pytest.fixture(autouse=True)
+def _style() -> Iterator[None]:
+    with mpl.rc_context(plot_style.RC):
+        yield
+
+
+@pytest.fixture
+def records(make: MakeRecord) -> list[Record]:
+    return [
+        record
+        for number in range(2)
+        for record in (
+            make("mmap", (2.0, 1.0 + number / 100), wait=0.1, round=number),
+            make("hdf5", (2.0, 1.5 + number / 100), wait=0.3, round=number),
+            make("memory", (2.0, 0.9 + number / 100), mode="compute", round=number),
+            make("mmap", (2.0, 0.5), mode="load", round=number),
+            make("memory", (2.0, 0.25), mode="load", round=number, store_bytes=None),
+            make("dali", status="unavailable", error="no CUDA device here", round=number),
+        )
+    ]
+
+
+def drawn(line: Line2D) -> tuple[list[float], list[float]]:
+    """The points of a line."""
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
+
+
+def written(figure: Figure) -> list[Text]:
+    """The texts that are drawn: matplotlib also holds labels of ticks out of view."""
+    axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
+    every = {tick.label1 for axis in axes for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())}
+    seen = {tick.label1 for axis in axes for tick in axis._update_ticks()}  # type: ignore[union-attr]
+    return [
+        text
+        for text in figure.findobj(Text)
+        if isinstance(text, Text) and text.get_visible() and (text not in every or text in seen)
+    ]
+
+
+def texts(figure: Figure) -> str:
+    """All that is written on a figure."""
+    found = [text.get_text() for text in figure.findobj(mpl.text.Text)]
+    return "\n".join(found).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_epoch_times_are_bars_fastest_first(records: list[Record]) -> None:
+    """Lengths are the means, what did not run is named, the bound is a line, units and conditions are written."""
+    figure = plots.epoch_time(summary(records), PLACE)
+    assert figure is not None
+    axes = figure.axes[0]
+    bars = [container for container in axes.containers if isinstance(container, BarContainer)]
+    assert [bar.patches[0].get_width() for bar in bars] == pytest.approx([1.005, 1.505])
+    assert [to_hex(bar.patches[0].get_facecolor()).upper() for bar in bars] == [
+        plot_style.look("mmap").colour.upper(),
+        plot_style.look("hdf5").colour.upper(),
+    ]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mmap", "hdf5", "dali"]
+    assert any(drawn(line)[0] == pytest.approx([0.905, 0.905]) for line in axes.lines)
+    for part in (
+        "not run (unavailable)",
+        "epoch, seconds",
+        "cifar10 · resnet8",
+        "2 rounds · warm page cache · AMD EPYC",
+        "95 %",
+    ):
+        assert part in texts(figure)
+
+
+def test_parts_add_up_to_the_epoch(records: list[Record]) -> None:
+    """Step, copy and wait are stacked, each as long as it lasted."""
+    figure = plots.epoch_parts(summary(records), PLACE)
+    assert figure is not None
+    patches = [patch for container in figure.axes[0].containers for patch in container.patches]  # type: ignore[attr-defined]
+    assert [patch.get_width() for patch in patches] == pytest.approx([0.905, 0.0, 0.1, 1.205, 0.0, 0.3])
+    assert patches[2].get_x() == pytest.approx(0.905)
+    assert {"10 %", "20 %"} <= set(texts(figure).splitlines())
+    assert "the share spent waiting" in texts(figure)
+
+
+def test_accuracy_is_drawn_against_time_with_both_intervals(records: list[Record]) -> None:
+    """A point a row, at its means, in per cent."""
+    figure = plot_points.accuracy_time(summary(records), PLACE)
+    assert figure is not None
+    containers = figure.axes[0].containers
+    points = [(container[0].get_xdata()[0], container[0].get_ydata()[0]) for container in containers]
+    assert points == [pytest.approx((1.005, 38.5)), pytest.approx((1.505, 38.5))]
+    assert all(container.has_xerr and container.has_yerr for container in containers)  # type: ignore[attr-defined]
+
+
+def test_equal_loss_curves_are_said_to_coincide(records: list[Record], make: MakeRecord) -> None:
+    """Curves of one round, widest first; bit for bit or how many are distinct."""
+    figure = plot_points.loss(records, summary(records), PLACE)
+    assert figure is not None
+    widths = [line.get_linewidth() for line in figure.axes[0].lines]
+    assert widths == sorted(widths, reverse=True)
+    assert "2 curves coincide bit for bit" in texts(figure)
+    assert "seed 0" in texts(figure)
+    records.append(make("lmdb", (1.0, 3.0), losses=(2.3, 2.1, 1.9000001)))
+    figure = plot_points.loss(records, summary(records), PLACE)
+    assert figure is not None
+    assert "3 curves, 2 of them distinct" in texts(figure)
+
+
+def test_long_loss_curves_are_drawn_as_means(make: MakeRecord) -> None:
+    """1,000 steps become means of 3, the last of what is left, and the axis says so."""
+    records = [make(losses=tuple(float(step) for step in range(1000)))]
+    figure = plot_points.loss(records, summary(records), PLACE)
+    assert figure is not None
+    steps, means = drawn(figure.axes[0].lines[0])
+    assert (len(means), steps[0], means[0], means[-1]) == (334, 2.0, 1.0, 999.0)
+    assert "mean of 3 steps" in texts(figure)
+
+
+def test_size_is_drawn_against_load_speed(records: list[Record]) -> None:
+    """147 MiB and 512 images in half a second; ``memory`` is a line at its speed."""
+    figure = plot_points.size_speed(summary(records), PLACE)
+    assert figure is not None
+    axes = figure.axes[0]
+    assert len(axes.containers) == 1
+    point = axes.containers[0][0]
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == pytest.approx((147.0, 1024.0))
+    assert any(drawn(line)[1] == pytest.approx([2048.0, 2048.0]) for line in axes.lines)
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_plots_without_data_are_not_made(make: MakeRecord) -> None:
+    """A folder of failures has no plot; one of load cells has no accuracy and no loss."""
+    failed = [make(status="failed", error="killed")]
+    assert plots.plots(failed, summary(failed), PLACE) == {}
+    load = [make("mmap", mode="load")]
+    assert {name.partition(".")[0] for name in plots.plots(load, summary(load), PLACE)} == {
+        "epoch_time",
+        "epoch_parts",
+        "size_speed",
+    }
+
+
+def test_the_same_records_give_the_same_bytes(records: list[Record]) -> None:
+    """No date, no random name: PNG and SVG of two drawings are equal."""
+    rows = summary(records)
+    first, second = (plots.plots(records, rows, PLACE) for _ in range(2))
+    assert set(first) == {f"{name}.{suffix}" for name in plots.NAMES for suffix in ("png", "svg")}
+    assert first == second
+    assert first["loss.png"].startswith(b"\x89PNG")
+    assert b"<svg" in first["loss.svg"]
+
+
+def test_every_backend_has_a_look_of_its_own() -> None:
+    """Colours, markers and hatches differ in pairs, so that print without colour can be read; strangers get one for good."""
+    looks = list(plot_style.LOOKS.values())
+    assert len({look.colour for look in looks}) == len(looks)
+    assert len({look.marker for look in looks}) == len(looks)
+    assert plot_style.look("someone's") == plot_style.look("someone's")
+
+
+def test_settings_of_matplotlib_are_left_alone(records: list[Record]) -> None:
+    """Drawing changes nothing for others in the process."""
+    with mpl.rc_context({"font.size": 17}):
+        plots.plots(records[:2], summary(records[:2]), PLACE)
+        assert mpl.rcParams["font.size"] == 17
+
+
+def test_figures_beside_bars_are_clear_of_them(records: list[Record]) -> None:
+    """The longest bar and its interval end before the column of figures begins, in narrow panels too."""
+    for model in ("resnet20", "densenet22"):
+        records += [
+            record.model_copy(update={"cell": record.cell.model_copy(update={"model": model})}) for record in records[:3]
+        ]
+    for draw in (plots.epoch_time, plots.epoch_parts):
+        figure = draw(summary(records), PLACE)
+        assert figure is not None
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            bars = [patch.get_window_extent().x1 for patch in axes.patches]
+            beside = [text.get_window_extent().x0 for text in axes.texts if text.get_horizontalalignment() == "right"]
+            assert max(bars) < min(beside)
+
+
+def test_no_text_lies_on_another(records: list[Record], make: MakeRecord) -> None:
+    """Ticks, labels, titles, legend and footer of every figure have room of their own, and none is cut off."""
+    for model in ("resnet20", "densenet22"):
+        records += [
+            make("filesystem", (2.0, 1.4), model=model),
+            make("postgres:a very long path", (2.0, 1.3), model=model, workers=2),
+        ]
+    rows = summary(records)
+    of_rows = (plots.epoch_time, plots.epoch_parts, plot_points.accuracy_time, plot_points.size_speed)
+    for figure in [*(draw(rows, PLACE) for draw in of_rows), plot_points.loss(records, rows, PLACE)]:
+        assert figure is not None
+        figure.draw_without_rendering()
+        boxes = [(text.get_text(), text.get_window_extent()) for text in written(figure) if text.get_text().strip()]
+        width, height = figure.bbox.width, figure.bbox.height
+        for place, (words, box) in enumerate(boxes):
+            assert box.x0 >= -1, words
+            assert box.x1 <= width + 1, words
+            assert -1 <= box.y0 <= box.y1 <= height + 1, words
+            for other_words, other in boxes[place + 1 :]:
+                overlap = (
+                    min(box.x1, other.x1) - max(box.x0, other.x0) > 1 and min(box.y1, other.y1) - max(box.y0, other.y0) > 1
+                )
+                assert not overlap, f"{words!r} lies on {other_words!r}"

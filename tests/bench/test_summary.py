@@ -1,0 +1,228 @@
+"""Records to rows: the figures, by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable
+
+import pytest
+
+from bench.experiment import Cell, Experiment
+from bench.record import Epoch, Record
+from bench.summary import Row, summary
+from bench.summary_csv import to_csv
+
+MakeRecord = Callable[..., Record]
+
+
+def row_of(rows: list[Row], backend: str, mode: str = "train") -> Row:
+    return next(row for row in rows if row.cell.backend == backend and row.cell.mode == mode)
+
+
+def rounds(make: MakeRecord, backend: str, means: list[float], **fields: object) -> list[Record]:
+    """A record a round, of two measured epochs with that mean."""
+    return [make(backend, (9.0, mean - 0.1, mean + 0.1), round=number, **fields) for number, mean in enumerate(means)]
+
+
+def test_the_first_epoch_is_reported_apart(make: MakeRecord) -> None:
+    """A run's figure is the mean of its other epochs, and a row's the mean over runs."""
+    row = summary([make(seconds=(5.0, 1.0, 2.0)), make(seconds=(7.0, 2.0, 3.0), round=1)])[0]
+    assert row.epoch is not None
+    assert row.epoch.mean == pytest.approx(2.0)
+    assert row.epoch.half_width == pytest.approx(12.7062 * math.sqrt(0.5) / math.sqrt(2), rel=1e-4)
+    assert row.first_epoch_seconds == pytest.approx(6.0)
+    assert row.first_batch_seconds == pytest.approx(0.6)
+
+
+def test_parts_are_of_one_pass(make: MakeRecord) -> None:
+    """Where the images are gone through several times, every figure is divided by the passes."""
+    part = Epoch(total=4.0, wait=1.0, copy_=0.4, step=2.6, images=2000, first_batch=0.1, passes=4)
+    row = summary([make(mode="load", epochs=(part, part))])[0]
+    assert row.epoch is not None
+    assert (row.epoch.mean, row.wait_seconds, row.copy_seconds) == pytest.approx((1.0, 0.25, 0.1))
+    assert row.step_seconds == pytest.approx(0.65)
+    assert row.share(row.wait_seconds) == pytest.approx(0.25)
+    assert row.images_per_second == pytest.approx(500)
+
+
+def test_the_loading_cost_is_paired_by_round(make: MakeRecord) -> None:
+    """Compute is nine tenths of train in each round, so the cost is a tenth, although the rounds differ twofold."""
+    records = rounds(make, "mmap", [1.0, 2.0]) + rounds(make, "memory", [0.9, 1.8], mode="compute")
+    row = row_of(summary(records), "mmap")
+    assert row.cost is not None
+    assert row.utilisation is not None
+    assert (row.cost.mean, row.cost.low, row.cost.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert row.utilisation.mean == pytest.approx(0.9)
+
+
+def test_compute_of_another_model_or_limit_is_no_bound(make: MakeRecord) -> None:
+    """The cost is of the same data set, model, protocol and limit, or there is none."""
+    for other in ({"model": "resnet20"}, {"limit": 256}, {"protocol": "thesis"}, {"dataset": "cifar100"}):
+        rows = summary([make("mmap"), make("memory", mode="compute", **other)])
+        assert row_of(rows, "mmap").cost is None
+
+
+def test_the_ratio_to_memory_is_of_the_same_way_of_loading(make: MakeRecord) -> None:
+    """``memory`` with two workers is the baseline of a row with two workers; without such a row, the fastest is."""
+    records = rounds(make, "memory", [1.0, 1.0]) + rounds(make, "memory", [2.0, 2.0], workers=2)
+    records += rounds(make, "mmap", [3.0, 3.0], workers=2) + rounds(make, "hdf5", [3.0, 3.0], fetch="item")
+    rows = summary(records)
+    mmap, hdf5 = row_of(rows, "mmap").memory_ratio, row_of(rows, "hdf5").memory_ratio
+    assert mmap is not None
+    assert hdf5 is not None
+    assert (mmap.mean, hdf5.mean) == pytest.approx((1.5, 3.0))
+
+
+def test_load_only_speed_is_of_the_same_way_of_loading(make: MakeRecord) -> None:
+    """512 images in half a second are 1,024 a second; a cell that loads in another way is not taken for it."""
+    records = [make("mmap"), make("mmap", (1.0, 0.5), mode="load"), make("mmap", (1.0, 0.1), mode="load", workers=2)]
+    assert row_of(summary(records), "mmap").load_images_per_second == pytest.approx(1024)
+    assert row_of(summary([records[0], records[2]]), "mmap").load_images_per_second is None
+
+
+def test_rows_are_ranked_and_ties_marked(make: MakeRecord) -> None:
+    """Fastest first; a tie where the paired interval holds 1; what did not run last."""
+    records = rounds(make, "filesystem", [2.0, 3.0, 4.0]) + rounds(make, "mmap", [1.0, 1.5, 2.0])
+    records += [*rounds(make, "hdf5", [1.02, 1.48, 2.03]), make("dali", status="unavailable", error="no CUDA device here")]
+    rows = summary(records)
+    assert [row.cell.backend for row in rows] == ["mmap", "hdf5", "filesystem", "dali"]
+    assert [row.tied_above for row in rows] == [None, True, False, None]
+    assert [row.tied_best for row in rows] == [None, True, False, None]
+    assert (rows[-1].status, rows[-1].reason, rows[-1].epoch) == ("unavailable", "no CUDA device here", None)
+
+
+def test_ties_are_with_the_fastest_storage_format(make: MakeRecord) -> None:
+    """``memory`` is a bound: it may be the fastest, and the others are still compared with the best format."""
+    records = (
+        rounds(make, "memory", [1.0, 1.5, 2.0])
+        + rounds(make, "mmap", [2.0, 3.0, 4.0])
+        + rounds(make, "hdf5", [2.02, 2.98, 4.03])
+    )
+    rows = summary(records)
+    assert [(row.cell.backend, row.tied_best) for row in rows] == [("memory", False), ("mmap", None), ("hdf5", True)]
+
+
+def test_one_round_ties_nothing(make: MakeRecord) -> None:
+    """With one run a row there is no interval and no tie, but None."""
+    rows = summary([make("mmap"), make("hdf5", (1.5, 1.2))])
+    assert [(row.tied_above, row.epoch.low if row.epoch else 0) for row in rows] == [(None, None), (None, None)]
+
+
+def test_of_two_runs_in_one_round_the_last_good_one_counts(make: MakeRecord) -> None:
+    """A resumed experiment may repeat a round; a failure after a good run takes nothing away."""
+    records = [make(seconds=(1.0, 5.0)), make(seconds=(1.0, 2.0)), make(status="failed", error="killed")]
+    row = summary(records)[0]
+    assert row.epoch is not None
+    assert (row.epoch.mean, row.runs, row.status, row.reason) == (2.0, 1, "ok", "")
+
+
+def test_lost_rounds_are_counted_and_explained(make: MakeRecord) -> None:
+    """A row with one failure of three says 2 of 3 and why."""
+    row = summary([make(), make(round=1), make(round=2, status="failed", error="server gone")])[0]
+    assert (row.runs, row.rounds, row.status, row.reason) == (2, 3, "ok", "server gone")
+
+
+def test_planned_cells_without_a_record_are_rows(make: MakeRecord) -> None:
+    """What an interrupted experiment never reached is said, and the experiment's rounds count."""
+    done = make()
+    waiting = done.cell.model_copy(update={"backend": "hdf5"})
+    rows = summary([done], Experiment(name="quick", cells=(waiting, done.cell), rounds=5))
+    assert [(row.cell.backend, row.status, row.runs, row.rounds) for row in rows] == [
+        ("mmap", "ok", 1, 5),
+        ("hdf5", "not reached", 0, 5),
+    ]
+
+
+def test_a_record_may_name_the_codec_that_the_plan_left_open(make: MakeRecord) -> None:
+    """A planned cell of the data set's own codec was reached by a record that says which that is."""
+    planned = make().cell
+    rows = summary([make(codec="raw")], Experiment(name="quick", cells=(planned,), rounds=1))
+    assert [(row.cell.codec, row.status) for row in rows] == [("raw", "ok")]
+
+
+def test_a_failed_run_gets_the_name_that_good_runs_know(make: MakeRecord) -> None:
+    """A run that died before it saw the data stands in the table of the others."""
+    good = make("mmap").model_copy(update={"dataset": "cifar10 (part)"})
+    rows = summary([good, make("dali", status="failed", error="killed")])
+    assert {row.dataset for row in rows} == {"cifar10 (part)"}
+
+
+def test_a_run_of_one_epoch_has_no_epoch_time(make: MakeRecord) -> None:
+    """The first epoch alone measures no steady state; accuracy is still reported."""
+    row = summary([make(seconds=(1.0,))])[0]
+    assert (row.epoch, row.first_epoch_seconds) == (None, 1.0)
+    assert row.accuracy is not None
+
+
+def test_accuracy_has_an_interval_from_two_runs_on(make: MakeRecord) -> None:
+    """0.38 and 0.39: the mean is 0.385, half the width 12.7 x 0.005."""
+    row = summary([make(), make(round=1)])[0]
+    assert row.accuracy is not None
+    assert row.accuracy.mean == pytest.approx(0.385)
+    assert row.accuracy.half_width == pytest.approx(12.7062 * 0.005, rel=1e-4)
+    assert row.macro_f1 == pytest.approx(0.37)
+
+
+def test_wide_and_short_timings_are_doubted(make: MakeRecord) -> None:
+    """Runs of 1 and 2 s spread by 47 %; an epoch of 50 ms is short, whatever the passes."""
+    wide = summary([make(seconds=(1.0, 1.0)), make(seconds=(1.0, 2.0), round=1)])[0]
+    assert [doubt.kind for doubt in wide.doubts] == ["spread"]
+    assert wide.doubts[0].value == pytest.approx(math.sqrt(0.5) / 1.5)
+    short = summary([make(seconds=(0.5, 0.05), wait=0.01)])[0]
+    assert [(doubt.kind, doubt.value) for doubt in short.doubts] == [("short", 0.05)]
+    assert summary([make(seconds=(0.05, 1.0), wait=0.01)])[0].doubts == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("order", "order_sha256", "shuffled otherwise"),
+        ("pixels", "pixel_sha256", "channels swapped"),
+        ("losses", "losses", (9.0, 9.0)),
+        ("content", "content_sha256", "other pictures"),
+    ],
+)
+def test_unequal_work_is_named(make: MakeRecord, kind: str, field: str, value: object) -> None:
+    """The row that differs from most is doubted, with the rows it differs from; it is no candidate for the best."""
+    rows = summary([make("mmap"), make("hdf5"), make("lmdb", (1.0, 0.5), **{field: value})])
+    odd = row_of(rows, "lmdb")
+    assert [doubt.kind for doubt in odd.doubts] == [kind]
+    assert [cell.backend for cell in odd.doubts[0].against] == ["hdf5", "mmap"]
+    assert not odd.equal_work
+    assert row_of(rows, "mmap").doubts == row_of(rows, "hdf5").doubts == ()
+
+
+def test_other_codecs_and_devices_may_have_other_pixels_and_losses(make: MakeRecord) -> None:
+    """JPEG is not raw, and a GPU's sums are not ordered: neither is unequal work."""
+    assert row_of(summary([make("mmap"), make("hdf5", codec="jpeg", pixel_sha256="x", losses=(1.0,))]), "hdf5").doubts == ()
+    gpu = [make("mmap", device="cuda:0"), make("hdf5", device="cuda:0", losses=(1.0,))]
+    assert row_of(summary(gpu), "hdf5").doubts == ()
+
+
+def test_groups_follow_the_experiment(make: MakeRecord) -> None:
+    """Rounds are shuffled; the table is not."""
+    records = [make("mmap", model="resnet20"), make("mmap", model="densenet22"), make("mmap", model="resnet8")]
+    cells = tuple(record.cell for record in (records[2], records[0], records[1]))
+    rows = summary(records, Experiment(name="x", cells=cells, rounds=1))
+    assert [row.cell.model for row in rows] == ["resnet8", "resnet20", "densenet22"]
+    assert [row.cell.model for row in summary(records)] == ["densenet22", "resnet20", "resnet8"]
+
+
+def test_the_csv_holds_the_figures_under_names_with_units(make: MakeRecord) -> None:
+    """One line a cell, read back by the standard library."""
+    records = [*rounds(make, "mmap", [1.0, 2.0], workers=2), make("dali", status="unavailable", error='no "CUDA", here')]
+    first, second = csv.DictReader(io.StringIO(to_csv(summary(records))))
+    assert (first["backend"], first["workers"], first["runs"], first["rounds"]) == ("mmap", "2", "2", "2")
+    assert float(first["epoch_seconds_mean"]) == 1.5
+    assert float(first["epoch_seconds_low"]) == pytest.approx(1.5 - 12.7062 * 0.5, rel=1e-4)
+    assert float(first["wait_share"]) == pytest.approx(0.1 / 1.5)
+    assert first["warnings"] == "spread"
+    assert (second["status"], second["reason"], second["epoch_seconds_mean"]) == ("unavailable", 'no "CUDA", here', "")
+
+
+def test_rows_of_unknown_backends_are_rows(make: MakeRecord) -> None:
+    """A peer's name, a path asked for by name: a summary needs no registry."""
+    row = summary([make("peer:fast")])[0]
+    assert row.cell == Cell(dataset="cifar10", backend="peer:fast", model="resnet8", protocol="quick", mode="train", limit=512)

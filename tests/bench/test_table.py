@@ -1,0 +1,272 @@
+"""Rows in words: figures, captions, verdicts, Markdown, LaTeX and the terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from bench import latex, numbers, table, wording
+from bench.record import Record
+from bench.statistics import Interval
+from bench.summary import summary
+from bench.table import Table
+from bench.wording import Setting
+
+MakeRecord = Callable[..., Record]
+PLACE = Setting("quick", "AMD EPYC, 2 cores", "2.14.1", ("PostgreSQL runs as uid 1000",))
+REASON = "the run's process was killed by signal 9 | out of memory_? 100% & more #1 ~ of {it} in $HOME/x^2 " * 3
+
+
+def rounds(make: MakeRecord, backend: str, means: list[float], **fields: object) -> list[Record]:
+    return [make(backend, (9.0, mean - 0.02, mean + 0.02), round=number, **fields) for number, mean in enumerate(means)]
+
+
+@pytest.fixture
+def records(make: MakeRecord) -> list[Record]:
+    """Two rows tie, one is slower, one unavailable, one fails at length; compute is 0.99 of mmap."""
+    return [
+        *rounds(make, "mmap", [1.00, 1.01, 1.02], wait=0.02),
+        *rounds(make, "hdf5", [1.01, 1.01, 1.02], wait=0.03),
+        *rounds(make, "filesystem", [1.30, 1.31, 1.32], wait=0.3),
+        *rounds(make, "memory", [0.990, 0.9999, 1.0098], mode="compute"),
+        *rounds(make, "mmap", [0.5, 0.5, 0.5], mode="load"),
+        make("dali", status="unavailable", error="no CUDA device here (loadstone list backends)"),
+        make("lmdb", status="failed", error=REASON),
+    ]
+
+
+def tables(records: list[Record]) -> list[Table]:
+    return table.tables(summary(records), PLACE)
+
+
+def terminal(found: list[Table]) -> str:
+    """What stands in a log file, where rich takes 80 columns for granted."""
+    file = io.StringIO()
+    Console(file=file).print(table.to_terminal(found), soft_wrap=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (Interval(0.6134, 0.5984, 0.6284, 3), "0.61 [0.60, 0.63]"),
+        (Interval(12.3456, 12.3, 12.39, 3), "12.35 [12.30, 12.39]"),
+        (Interval(123.4, 100.0, 146.8, 3), "123 [100, 147]"),
+        (Interval(3.14159, 3.1415, 3.1416, 3), "3.1416 [3.1415, 3.1416]"),
+        (Interval(0.0123, 0.0, 0.0246, 3), "0.012 [0.000, 0.025]"),
+        (Interval(1.2345, None, None, 1), "1.23"),
+        (Interval(1234.5, None, None, 1), "1234"),
+        (None, "-"),
+    ],
+)
+def test_the_interval_decides_the_digits(found: Interval | None, text: str) -> None:
+    """A figure shows as many digits as its interval carries, and three without one."""
+    assert numbers.interval(found) == text
+
+
+def test_shares_rates_and_sizes_are_short() -> None:
+    """As the last screen shows them."""
+    assert [numbers.rate(value) for value in (2.6e6, 210e3, 35.4e3, 999_700, 940.0, 4.26, None)] == [
+        "2.6 M", "210 k", "35 k", "1.0 M", "940", "4.3", "-",
+    ]  # fmt: skip
+    assert [numbers.percent(value) for value in (0.0, 0.004, 0.09, 0.096, -0.0001)] == [
+        "0.0 %",
+        "0.4 %",
+        "9.0 %",
+        "10 %",
+        "0.0 %",
+    ]
+    assert numbers.percent_interval(Interval(0.004, -0.002, 0.010, 3)) == "0.4 % [-0.2, 1.0]"
+    assert [numbers.mebibytes(size) for size in (147 * 2**20, 3 * 2**19, 0, 9, None)] == [
+        "147 MiB", "1.5 MiB", "0.0 MiB", "< 0.1 MiB", "-",
+    ]  # fmt: skip
+
+
+def test_a_row_holds_its_figures(records: list[Record]) -> None:
+    """The terminal's line of hdf5, by hand: a tie, 3 % waiting, disk; and mmap's speed of 512 images in 0.5 s."""
+    text = terminal(tables(records))
+    hdf5 = next(line for line in text.splitlines() if line.startswith(" hdf5"))
+    assert re.split(r"\s{2,}", hdf5.strip()) == [
+        "hdf5", "1.01 [1.00, 1.03] =", "9.00", "39.0 %", "0.370", "3.0 %", "1 % [0, 3]", "-", "147 MiB",
+    ]  # fmt: skip
+    mmap = next(line for line in text.splitlines() if line.startswith(" mmap"))
+    assert re.split(r"\s{2,}", mmap.strip())[6:8] == ["1.0 % [1.0, 1.0]", "1.0 k"]
+
+
+def test_the_caption_says_what_was_timed_and_where(records: list[Record]) -> None:
+    """Rounds, cache, machine, versions, what the clock covered, images, limit, and what all rows share."""
+    found = tables(records)[0]
+    caption = "\n".join((found.title, *found.caption))
+    for part in (
+        "cifar10 · resnet8",
+        "quick · protocol quick · 3 rounds · warm page cache · AMD EPYC, 2 cores · 2 threads · torch 2.14.1",
+        "epoch: 512 training images (limit 512), the first epoch not counted",
+        "evaluation, on 10,000 validation images, not counted",
+        "[95 % interval over processes]",
+        "all rows: own codec, torch, batch, 0 workers",
+        "compute alone, its batches in place: 1.00 [0.98, 1.02] s",
+    ):
+        assert part in caption
+
+
+def test_columns_that_differ_are_shown_and_the_others_named_once(make: MakeRecord) -> None:
+    """Workers differ here, so they are a column; the engine does not."""
+    found = tables([make("mmap"), make("mmap", workers=2), make("hdf5:copied", workers=2)])[0]
+    titles = [" ".join(column.title) for column in found.columns]
+    assert titles[:3] == ["backend", "workers", "epoch s"]
+    assert sorted(line.cells[:2] for line in found.lines) == [("hdf5:copied", "2"), ("mmap", "0"), ("mmap", "2")]
+    assert "all rows: own codec, torch, batch" in found.caption
+
+
+def test_reasons_are_never_cut(records: list[Record]) -> None:
+    """Every word of a long reason stands in every form, and in the terminal within its width."""
+    found = tables(records)
+    words = REASON.split()
+    text = terminal(found)
+    assert " ".join(words) in " ".join(text.split())
+    assert "dali        not run: no CUDA device here (loadstone list backends)" in text
+    assert max(map(len, text.splitlines())) <= 118
+    assert " ".join(words).replace("|", "\\|") in table.to_markdown(found)
+    assert latex.escape(REASON.strip()) in latex.to_latex(found)
+
+
+def test_lost_rounds_and_load_cells_that_did_not_run_are_noted(make: MakeRecord) -> None:
+    """A row that lost a round says how many it has; a missing figure of another mode has its reason."""
+    records = [make(), make(round=1), make(round=2, status="failed", error="server gone")]
+    records.append(make(mode="load", status="failed", error="disk full"))
+    found = tables(records)[0]
+    assert "n=2" in found.lines[0].cells[1]
+    assert "mmap: 2 of 3 rounds; lost: server gone" in found.notes
+    assert "load only, mmap: not run: failed: disk full" in found.notes
+    assert PLACE.notes[0] in found.notes
+
+
+def test_doubts_are_in_words(make: MakeRecord) -> None:
+    """Spread, short times and unequal work are named with their rows."""
+    records = [make(seconds=(1.0, 1.0)), make(seconds=(1.0, 2.0), round=1), make("hdf5", pixel_sha256="x"), make("lmdb")]
+    records.append(make("dali", (1.0, 0.05), wait=0.0))
+    notes = "\n".join(tables(records)[0].notes)
+    assert "Unstable, runs spread over 10 % of their mean: mmap (47 %)." in notes
+    assert "Short, a timed unit under 100 ms: dali (50 ms)." in notes
+    assert "Unequal work: hdf5 had other pixels than dali, lmdb, mmap (rounds that differ: 1)." in notes
+
+
+def test_the_verdict_of_training_that_the_model_limits(records: list[Record]) -> None:
+    """A cost of 1 % with a narrow interval, and one equal."""
+    assert tables(records)[0].verdict == (
+        "Training is limited by the model here: the best loader, mmap, costs 1.0 % [1.0, 1.0] of an epoch. "
+        "Fastest: mmap; not distinguishable from it: hdf5. For this data and machine use mmap; hdf5 is its equal."
+    )
+
+
+def test_the_verdict_of_training_that_loading_limits(make: MakeRecord) -> None:
+    """Half of every epoch is loading."""
+    records = rounds(make, "mmap", [1.0, 1.1, 1.2]) + rounds(make, "memory", [0.5, 0.55, 0.6], mode="compute")
+    assert tables(records)[0].verdict.startswith(
+        "Training is limited by loading here: even the best loader, mmap, costs 50.0 %"
+    )
+
+
+def test_the_verdict_says_when_the_evidence_is_thin(make: MakeRecord) -> None:
+    """One run, an interval too wide, two runs, a wide spread, no compute cell, unequal work: each is said."""
+    one = [make("mmap"), make("hdf5", (1.0, 0.5))]
+    assert "nothing is decided" in tables(one)[0].verdict
+    wide = rounds(make, "mmap", [1.0, 1.0]) + rounds(make, "memory", [0.9, 1.0], mode="compute")
+    assert "too thin to say what limits training" in tables(wide)[0].verdict
+    assert "Two runs leave wide intervals" in tables(wide)[0].verdict
+    spread = tables(rounds(make, "mmap", [1.0, 2.0, 3.0]))[0].verdict
+    assert "not known what limits training" in spread
+    assert "repeat it on a quiet machine" in spread
+    unequal = [*rounds(make, "mmap", [1.0, 1.0, 1.0]), *rounds(make, "hdf5", [1.1, 1.1, 1.1])]
+    unequal += rounds(make, "lmdb", [0.5, 0.5, 0.5], order_sha256="x")
+    assert "Fastest: mmap" in tables(unequal)[0].verdict
+    assert "Left out, because of unequal work: lmdb." in tables(unequal)[0].verdict
+
+
+def test_memory_is_never_recommended(make: MakeRecord) -> None:
+    """It is a bound; a storage format that ties with it is told so."""
+    records = rounds(make, "memory", [1.00, 1.01, 1.02]) + rounds(make, "mmap", [1.01, 1.01, 1.02])
+    verdict = tables(records)[0].verdict
+    assert "Fastest: mmap; not distinguishable from it: memory (RAM, a bound)." in verdict
+    assert verdict.endswith("use mmap.")
+    assert tables(rounds(make, "memory", [1.0, 1.0]))[0].verdict == "No storage format ran here: no verdict."
+
+
+def test_an_experiment_of_load_cells_has_a_table_a_data_set(make: MakeRecord) -> None:
+    """Sorted by images a second, with the ratio to ``memory`` and the path that served."""
+    records = [
+        *rounds(make, "hdf5", [0.50, 0.51], mode="load", path_taken="direct chunk"),
+        *rounds(make, "memory", [0.25, 0.255], mode="load"),
+        *rounds(make, "hdf5", [0.8, 0.8], mode="load", dataset="tiny-imagenet"),
+    ]
+    first, second = tables(records)
+    assert (first.title, second.title) == ("cifar10 · loading only", "tiny-imagenet · loading only")
+    titles = [" ".join(column.title) for column in first.columns]
+    assert titles == ["backend", "pass s", "first pass s", "images/s", "time over memory", "disk", "path taken"]
+    assert [line.cells[0] for line in first.lines] == ["memory", "hdf5"]
+    assert first.lines[1].cells[3:5] == ("1.0 k", "2.00 [2.00, 2.00]")
+    assert first.lines[1].cells[-1] == "direct chunk"
+    assert "Fastest: hdf5, 1.0 k images/s" in first.verdict
+    assert first.caption[1].startswith("pass: 512 training images")
+
+
+def test_load_cells_that_a_training_table_shows_have_no_table_of_their_own(records: list[Record], make: MakeRecord) -> None:
+    """Their figure is a column there; one that no row shows gets a table."""
+    assert len(tables(records)) == 1
+    assert len(tables([*records, make("postgres", mode="load")])) == 2
+
+
+def test_markdown_is_a_table_for_github_and_for_the_eye(records: list[Record]) -> None:
+    """Every line of the table has the same number of cells, and all but those with a reason the same width."""
+    lines = [line for line in table.to_markdown(tables(records)).splitlines() if line.startswith("|")]
+    cells = [re.split(r"(?<!\\)\|", line) for line in lines]
+    assert len({len(line) for line in cells}) == 1
+    assert len({len(line) for line in lines if "not run" not in line}) == 1
+    assert "-:" in lines[1]
+
+
+def test_latex_has_nothing_that_stops_a_compiler(records: list[Record]) -> None:
+    """Environments and braces are balanced, each line has the columns its table declares, specials are escaped."""
+    text = latex.to_latex(tables(records))
+    stack: list[str] = []
+    for verb, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if verb == "begin":
+            stack.append(name)
+        else:
+            assert stack.pop() == name
+    assert stack == []
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert not re.search(r"(?<!\\)[#$_^~]", text)
+    assert not re.search(r"(?<!\\)%(?! Needs)", text)
+    layout = re.search(r"tabular\}\{@\{\}([lr]+)@\{\}\}\n\\toprule", text)
+    assert layout is not None
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()[1:]
+    for line in body:
+        spans = sum(int(count) - 1 for count in re.findall(r"\\multicolumn\{(\d+)\}", line))
+        assert len(re.findall(r"(?<!\\)&", line)) + 1 + spans == len(layout[1])
+        assert line.endswith(r" \\")
+    assert r"\label{tab:cifar10-resnet8-quick-512}" in text
+
+
+def test_latex_escapes_every_special_letter() -> None:
+    """Specials become commands; a letter without a glyph in every font becomes a question mark."""
+    assert latex.escape(r"50 % & a_b {c} $d #e ~f ^g \h é · ł 網") == (
+        r"50 \% \& a\_b \{c\} \$d \#e \textasciitilde{}f \textasciicircum{}g \textbackslash{}h é \textperiodcentered{} ? ?"
+    )
+
+
+def test_settings_are_read_with_tolerance() -> None:
+    """Missing keys and values of another kind are left out."""
+    assert wording.setting({}) == Setting()
+    assert wording.setting({"machine": None, "torch": "2.14", "notes": "no list"}) == Setting(torch="2.14")
+
+
+def test_without_an_environment_captions_have_no_gaps(make: MakeRecord) -> None:
+    """Unknown parts leave no separators behind."""
+    found = table.tables(summary([make()]), Setting())[0]
+    assert found.caption[0] == "protocol quick · 1 round · warm page cache · 2 threads"

@@ -1,0 +1,200 @@
+"""Training and evaluation: batches in, losses and scores out."""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
+
+from datasets.errors import RunFailed
+from loaders.manifest import Content
+from loaders.order import Indices
+from train.augment import mean_level, normalise, pad_crop_flip
+from train.clock import Clock, EpochTimes, time_epoch
+from train.metrics import Scorer, Scores
+from train.models import build
+from train.protocol import Protocol
+
+
+class Batch(typing.Protocol):
+    """What training needs of a batch.
+
+    Attributes:
+        images: uint8 (B, C, H, W), channels-last.
+        labels: int64 (B,), class indices.
+        indices: int64 (B,) on the CPU, the samples' places in their split.
+    """
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def indices(self) -> Indices: ...
+
+
+class PlacedBatch(NamedTuple):
+    """A batch whose images and labels are on the device of the run; see ``Batch``."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Indices
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt, as far as a model sees it.
+
+    Attributes:
+        classes: number of them.
+        size: (height, width) of the pictures in a batch, in pixels.
+        channels: 3 or 1.
+        mean, std: of the training pictures per channel, in [0, 1] units.
+        cropped: pictures were cropped at random before they formed a batch, and are only mirrored here.
+    """
+
+    classes: int
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    cropped: bool = False
+
+    @classmethod
+    def of(cls, content: Content, protocol: Protocol) -> Task:
+        """The task that a store's content sets; pictures of differing sizes come in the protocol's image size."""
+        size = content.shape[:2] if content.shape else (protocol.image_size, protocol.image_size)
+        return cls(len(content.classes), size, content.channels, content.mean, content.std, cropped=content.shape is None)
+
+
+def prepare_torch(threads: int, device: torch.device) -> None:
+    """Set torch's global state for a run: called once by the run's process, before any work.
+
+    On the CPU, operations are deterministic and use ``threads`` threads: then the same batches give the same losses bit
+    for bit. On a GPU deterministic operations would be other, slower ones than users train with; they are left as they are,
+    and float32 is float32, not TF32.
+    """
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    # It would write into every buffer that is about to be filled anyway, in the loaders too.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+class Trainer:
+    """A model in training: weights, optimiser, schedule, and the losses so far.
+
+    Args:
+        model: a key of ``train.registry.MODELS``.
+        protocol: the training recipe.
+        task: what is learnt.
+        steps_per_epoch: batches of an epoch: the schedule spans ``protocol.epochs`` of them.
+        seed: of the first weights and of every crop and flip. Torch's global generator is left as it was.
+        device: where the model is.
+
+    Raises:
+        UnknownName: no model has that name.
+    """
+
+    def __init__(
+        self, model: str, protocol: Protocol, task: Task, steps_per_epoch: int, seed: int, device: torch.device
+    ) -> None:
+        self.name, self.protocol, self.task, self.seed, self.device = model, protocol, task, seed, device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = build(model, task.classes, task.size, task.channels)
+        self.network = network.to(device)
+        self.optimiser = torch.optim.SGD(
+            self.network.parameters(),
+            lr=protocol.learning_rate,
+            momentum=protocol.momentum,
+            nesterov=protocol.nesterov,
+            weight_decay=protocol.weight_decay,
+        )
+        self._steps = protocol.epochs * steps_per_epoch
+        self._padding = (0, 0) if task.cropped else protocol.padding(task.size)
+        self._mean = torch.tensor(task.mean, device=device)
+        self._std = torch.tensor(task.std, device=device)
+        self._fill = torch.tensor(mean_level(task.mean), dtype=torch.uint8, device=device)
+        self._pending: list[Tensor] = []
+        self._losses: list[float] = []
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The training loss of every step so far; reading it waits for the device."""
+        if self._pending:
+            self._losses += torch.stack(self._pending).tolist()
+            self._pending = []
+        return tuple(self._losses)
+
+    def train_epoch(self, batches: Iterable[Batch], epoch: int, clock: Clock) -> EpochTimes:
+        """Train on every batch, the last and smaller one too, and say where the time went.
+
+        Raises:
+            RunFailed: no batch came, or a loss is not finite; names the step.
+        """
+        times = time_epoch(batches, self.place, lambda batch: self.step(batch, epoch), clock)
+        self.check_losses()
+        return times
+
+    def place(self, batch: Batch) -> PlacedBatch:
+        """The batch on the device of the run; may return before a copy from pinned memory is done."""
+        images = batch.images.to(self.device, non_blocking=True)
+        return PlacedBatch(images, batch.labels.to(self.device, non_blocking=True), batch.indices)
+
+    def step(self, batch: PlacedBatch, epoch: int) -> int:
+        """Learn from one batch, without waiting for the device; returns the number of its images."""
+        rate = self.protocol.rate(len(self._losses) + len(self._pending), self._steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        logits = self.network(self._augmented(batch, epoch))
+        loss = F.cross_entropy(logits, batch.labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self._pending.append(loss.detach())
+        return len(batch.images)
+
+    def _augmented(self, batch: PlacedBatch, epoch: int) -> Tensor:
+        images = pad_crop_flip(
+            batch.images,
+            batch.indices,
+            seed=self.seed,
+            epoch=epoch,
+            padding=self._padding,
+            fill=self._fill,
+            flip=self.protocol.flip,
+        )
+        return normalise(images, self._mean, self._std)
+
+    def check_losses(self) -> None:
+        """Raise if training has broken down.
+
+        Raises:
+            RunFailed: a loss is not finite; names the first such step.
+        """
+        for step, loss in enumerate(self.losses):
+            if not math.isfinite(loss):
+                raise RunFailed(
+                    f"{self.name} under {self.protocol.name}: the loss of step {step} is {loss}; "
+                    "check the pictures with `loadstone verify`, or train with a lower learning rate"
+                )
+
+    def evaluate(self, batches: Iterable[Batch]) -> Scores:
+        """Accuracy and macro-F1 on every picture of ``batches``, none of them augmented; weights stay as they are."""
+        scorer = Scorer(self.task.classes, self.device)
+        self.network.eval()
+        try:
+            with torch.inference_mode():
+                for batch in map(self.place, batches):
+                    scorer.add(self.network(normalise(batch.images, self._mean, self._std)), batch.labels)
+        finally:
+            self.network.train()
+        return scorer.scores()

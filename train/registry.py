@@ -1,0 +1,57 @@
+"""The models by name, readable without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from datasets.errors import UnknownName
+
+Family = Literal["cifar_resnet", "cifar_densenet", "resnet", "densenet"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What is known of a model before it is built.
+
+    Attributes:
+        family: which builder of ``train.models`` makes it.
+        depth: layers with weights, as the paper counts them.
+        description: one line. paper: where the network comes from.
+    """
+
+    family: Family
+    depth: int
+    description: str
+    paper: str
+
+
+HE = "He et al. 2016, Deep Residual Learning for Image Recognition, arXiv:1512.03385"
+HUANG = "Huang et al. 2017, Densely Connected Convolutional Networks, arXiv:1608.06993"
+
+_RESNET = "CIFAR form, shortcuts without parameters (option A)"
+_DENSENET = "CIFAR form, growth 12, no bottleneck, no compression"
+_LARGE = "torchvision's; stem of 3 x 3, stride 1, no max-pool below 96 pixels"
+
+MODELS: dict[str, ModelEntry] = {
+    "densenet121": ModelEntry("densenet", 121, _LARGE, f"{HUANG}, table 1"),
+    "densenet22": ModelEntry("cifar_densenet", 22, f"{_DENSENET}; a shorter densenet40", f"{HUANG}, section 3"),
+    "densenet40": ModelEntry("cifar_densenet", 40, _DENSENET, f"{HUANG}, table 2"),
+    "resnet18": ModelEntry("resnet", 18, _LARGE, f"{HE}, table 1"),
+    "resnet20": ModelEntry("cifar_resnet", 20, _RESNET, f"{HE}, table 6"),
+    "resnet50": ModelEntry("resnet", 50, _LARGE, f"{HE}, table 1"),
+    "resnet56": ModelEntry("cifar_resnet", 56, _RESNET, f"{HE}, table 6"),
+    "resnet8": ModelEntry("cifar_resnet", 8, f"{_RESNET}; the smallest of the family", f"{HE}, section 4.2"),
+}
+
+
+def entry(name: str) -> ModelEntry:
+    """The model called ``name``.
+
+    Raises:
+        UnknownName: there is none; carries the nearest right one.
+    """
+    try:
+        return MODELS[name]
+    except KeyError:
+        raise UnknownName("model", name, MODELS) from None
