@@ -91,7 +91,7 @@ class Runner:
             position=0,
             seed=self.experiment.seed,
             status="unavailable",
-            error=str(cell.error),
+            error="; ".join(filter(None, (cell.error.reason, cell.error.remedy))),
             exit_status=cell.error.exit_status,
             dataset=cell.dataset,
             started=_now(),

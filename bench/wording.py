@@ -131,8 +131,11 @@ def notes(rows: Sequence[Row], others: Sequence[Row], place: Setting) -> list[st
     if max(row.runs for row in rows) == 1:
         found.append("One run a row: no intervals, and no row can be told from another; more rounds are needed.")
     names = _names(rows, others)
+    said = {(row.cell.loading, row.reason) for row in rows if row.epoch is None}
     for row in (*rows, *others):
         if row.epoch is None and row in others:
+            if (row.cell.loading, row.reason) in said:
+                continue
             found.append(f"{names[row.cell]}: {not_run(row)}")
         elif row.epoch is not None and row.runs < row.rounds:
             lost = f"; lost: {row.reason}" if row.reason else ""
