@@ -96,7 +96,7 @@ def read(root: Path, split: str, name: str, length: int) -> npt.NDArray[Any]:
     file = path(root, split, name)
     try:
         column: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:  # EOFError: the file is empty
         raise StoreCorrupt(root, f"{file.name} can't be read ({error})") from None
     if len(column) != length:
         raise StoreCorrupt(root, f"{file.name} holds {len(column)} entries where {length} belong")

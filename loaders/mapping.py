@@ -25,6 +25,18 @@ def map_bytes(file: Path) -> tuple[Pixels, str]:
     return np.frombuffer(mapping, np.uint8), "MADV_WILLNEED" if fits else "MADV_RANDOM"
 
 
+def check_bounds(indices: Indices, count: int) -> None:
+    """Refuse indices that arrays would take for places counted from their end, or cut off.
+
+    Raises:
+        IndexError: an index is not in [0, count).
+    """
+    if not len(indices):
+        return
+    if indices.min() < 0 or indices.max() >= count:
+        raise IndexError(f"indices must be in [0, {count})")
+
+
 def gather(records: Pixels, indices: Indices, out: Pixels) -> None:
     """Copy rows of ``records``, uint8 (n, bytes), at ``indices`` into ``out``, uint8 (B, H, W, C), C-contiguous.
 
@@ -34,6 +46,5 @@ def gather(records: Pixels, indices: Indices, out: Pixels) -> None:
     Raises:
         IndexError: an index is not in [0, n).
     """
-    if len(indices) and (indices.min() < 0 or indices.max() >= len(records)):
-        raise IndexError(f"indices must be in [0, {len(records)})")
+    check_bounds(indices, len(records))
     np.take(records, indices, axis=0, out=out.reshape(len(indices), -1), mode="clip")

@@ -138,17 +138,22 @@ def _fill(store: Store, source: Source, progress: Progress) -> None:
 
 
 def _fill_split(store: Store, source: Source, split: str, progress: Progress) -> SplitManifest:
+    wanted = store.content.counts[split]
+    if wanted == 0:
+        raise DatasetCorrupt(source.info.name, Path(split), "it has no examples")
     digest = ContentDigest()
     store.write(split, _samples(store, source, split, digest, progress))
-    wanted = store.content.counts[split]
-    if digest.count != wanted or wanted == 0:
-        raise DatasetCorrupt(source.info.name, Path(split), f"{digest.count} examples where {max(wanted, 1)} belong")
+    if digest.count != wanted:
+        raise DatasetCorrupt(source.info.name, Path(split), f"{digest.count} examples where {wanted} belong")
     return digest.manifest()
 
 
 def _samples(store: Store, source: Source, split: str, digest: ContentDigest, progress: Progress) -> Iterator[Sample]:
     content = store.content
+    wanted = content.counts[split]
     for index, example in enumerate(source.examples(split)):
+        if index == wanted:
+            raise DatasetCorrupt(source.info.name, Path(split), f"more than the {wanted} examples that belong")
         try:
             payload, height, width = codecs.encode(content.codec, example, content.channels)
         except codecs.UndecodableError as error:
@@ -181,7 +186,7 @@ def _lock(root: Path) -> Iterator[None]:
         yield
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager

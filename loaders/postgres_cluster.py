@@ -99,7 +99,8 @@ class Launch:
         if failed:
             shutil.rmtree(scratch, ignore_errors=True)
             self._raise_if_full()
-            raise Unavailable("postgres", f"initdb: {self._last_line()}", REMEDY)
+            what = self._last_line().removeprefix("initdb: ").removeprefix("error: ")
+            raise Unavailable("postgres", f"initdb: {what}", REMEDY)
         scratch.rename(self.data)
 
     def _check_version(self) -> None:

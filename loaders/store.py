@@ -16,7 +16,7 @@ import numpy.typing as npt
 from datasets.errors import PathRefused, SampleCorrupt, UnknownName
 from loaders import codec, sizing
 from loaders.codec import Buffer, Pixels
-from loaders.manifest import CodecName, Content
+from loaders.manifest import MANIFEST, CodecName, Content
 from loaders.order import Draws, Indices
 
 Labels = npt.NDArray[np.int64]
@@ -61,7 +61,6 @@ class Store(ABC):
     name: ClassVar[str]
     codecs: ClassVar[tuple[CodecName, ...]] = ("raw", "png", "jpeg")
     paths: ClassVar[tuple[str, ...]] = ()
-    options: ClassVar[dict[str, str]] = {}
 
     def __init__(self, root: Path, content: Content, *, path: str | None = None, server: str | None = None) -> None:
         if path is not None and path not in self.paths:
@@ -72,6 +71,11 @@ class Store(ABC):
     def check(cls) -> Availability:
         """Whether this backend can run here; cheap, and without side effect."""
         return Availability(True)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the manifest says besides: how this store was laid out. No secrets."""
+        return {}
 
     @abstractmethod
     def write(self, split: str, samples: Iterator[Sample]) -> None:
@@ -88,6 +92,8 @@ class Store(ABC):
     def publish(self, root: Path) -> None:
         """Move the finished store from its place of packing to ``root``, replacing what stands there."""
         if root.exists():
+            # First what makes it a store: a kill amid the rest must not leave one that opens.
+            (root / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(root)
         self.root.replace(root)
         self.root = root
@@ -172,7 +178,7 @@ class Reader(ABC, Generic[Handle]):
             indices: int64 (B,), each in [0, len(self)); any order, repeats allowed.
 
         Raises:
-            SampleCorrupt: a sample can't be read.
+            IndexError: an index is not in [0, len(self)). SampleCorrupt: a sample can't be read.
         """
 
     def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
@@ -184,6 +190,7 @@ class Reader(ABC, Generic[Handle]):
             draws: what crops are drawn from; unused where all pictures have one size.
 
         Raises:
+            IndexError: an index is not in [0, len(self)).
             SampleCorrupt: names the sample's index and the store; ``out`` is then undefined.
 
         Source: one call a batch, after torch.utils.data's ``__getitems__``.

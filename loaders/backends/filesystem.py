@@ -9,6 +9,7 @@ from functools import cached_property
 from datasets.errors import SampleCorrupt
 from loaders import columns
 from loaders.codec import EXTENSION, Buffer
+from loaders.mapping import check_bounds
 from loaders.order import Indices
 from loaders.store import Labels, Reader, Sample, Sizes, Store
 
@@ -75,6 +76,7 @@ class FilesystemReader(Reader[int]):
         return "open and read of each file"
 
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
+        check_bounds(indices, len(self))
         return [self._payload(int(index)) for index in indices]
 
     def _payload(self, index: int) -> Buffer:

@@ -16,7 +16,7 @@ from datasets.errors import SampleCorrupt, StoreCorrupt
 from loaders.backends.mmap import Payloads, arrange
 from loaders.codec import Buffer, Pixels
 from loaders.manifest import CodecName
-from loaders.mapping import gather, map_bytes
+from loaders.mapping import check_bounds, gather, map_bytes
 from loaders.order import Draws, Indices
 from loaders.store import Labels, Reader, Sample, Sizes, Store
 
@@ -217,6 +217,7 @@ class H5pyReader(_Hdf5Columns):
         return "h5py"
 
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
+        check_bounds(indices, len(self))
         # One slice a picture: h5py's own selection of many rows took 1.8 times as long on contiguous data of 3 KB rows,
         # and 38 times as long on chunks of one picture (h5py 3.16).
         return [self._payload(int(index)) for index in indices]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from datasets.errors import StoreCorrupt
 from loaders import columns
 from loaders.codec import Buffer, Pixels
-from loaders.mapping import gather, map_bytes
+from loaders.mapping import check_bounds, gather, map_bytes
 from loaders.order import Draws, Indices
 from loaders.store import Labels, Reader, Sample, Sizes, Store
 
@@ -53,6 +53,7 @@ class Payloads(NamedTuple):
 
     def views(self, indices: Indices) -> Sequence[Buffer]:
         """The payloads at ``indices``, as views."""
+        check_bounds(indices, len(self.data) if self.offsets is None else len(self.offsets) - 1)
         if self.offsets is None:
             return [self.data[index] for index in indices]
         return [self.data[self.offsets[index] : self.offsets[index + 1]] for index in indices]

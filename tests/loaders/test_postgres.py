@@ -42,10 +42,12 @@ DRAWS = Draws(seed=0, epoch=0, training=False)
 
 @contextlib.contextmanager
 def folder_for_anyone() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="loadstone tests "))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    folder = Path(tempfile.mkdtemp(prefix="loadstone tests ", dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +225,7 @@ def test_an_index_outside_the_split_is_refused(reader: PostgresReader, index: in
 
 def test_order_holds_whatever_the_plan(reader: PostgresReader) -> None:
     """Rows that the server hands over in an order of its own are put back all the same."""
-    query = reader.handle.query + psycopg.sql.SQL(" ORDER BY md5(id::text)")
+    query = reader.handle.query + b" ORDER BY md5(id::text)"
     reader._handle = reader.handle._replace(query=query)
     indices = np.array([3, 19, 0, 3, 11])
     wanted = samples(RAW, "val")

@@ -69,10 +69,12 @@ def is_gone(pid: int) -> bool:
 @pytest.fixture
 def anyone() -> Iterator[Path]:
     """A folder that every uid can reach, with a space in its name."""
-    folder = Path(tempfile.mkdtemp(prefix="loadstone tests "))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    folder = Path(tempfile.mkdtemp(prefix="loadstone tests ", dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
