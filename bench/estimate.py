@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.experiment import Cell, Experiment
+from loaders.registry import availability
 from train.protocol import protocol
 
 # Training on two cores of a shared virtual machine, images/s at 32 pixels; loading at worst, and a run's own start.
@@ -25,8 +26,10 @@ ALL_IMAGES = 50_000
 
 
 def seconds(experiment: Experiment, cores: int) -> float:
-    """Seconds of all runs, packing not counted."""
-    return experiment.rounds * sum(_cell_seconds(cell, cores) for cell in experiment.cells)
+    """Seconds of all runs of backends that are available; packing is not counted."""
+    names = {cell.backend_name for cell in experiment.cells}
+    there = {name for name in names if availability(name).ok}
+    return experiment.rounds * sum(_cell_seconds(cell, cores) for cell in experiment.cells if cell.backend_name in there)
 
 
 def _cell_seconds(cell: Cell, cores: int) -> float:

@@ -47,4 +47,4 @@ def gather(records: Pixels, indices: Indices, out: Pixels) -> None:
         IndexError: an index is not in [0, n).
     """
     check_bounds(indices, len(records))
-    np.take(records, indices, axis=0, out=out.reshape(len(indices), -1), mode="clip")
+    np.take(records, indices, axis=0, out=out.reshape(len(indices), records.shape[1]), mode="clip")

@@ -114,8 +114,7 @@ def time_epoch(
     asked = [mark()]
     came: list[Mark] = []
     placed: list[Mark] = []
-    source = iter(batches)
-    for batch in source:
+    for batch in batches:
         came.append(mark())
         if not placed:
             first_batch = clock.now() - started

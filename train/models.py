@@ -2,7 +2,7 @@
 
 Every network takes float32 (B, C, H, W) and returns logits, float32 (B, classes), for any height and width.
 
-Our own do in place what they can: that trains a tenth to a third more images a second on a CPU.
+Our own do in place what they can, which trains more images a second on a CPU.
 """
 
 from __future__ import annotations

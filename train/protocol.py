@@ -34,8 +34,7 @@ class Protocol(Frozen):
         padding_divisor: a picture is padded by its height and width over this, rounded down, and cropped back.
         flip: mirror every other picture, by chance.
         image_size: height and width in pixels that pictures of differing sizes are cropped to.
-        val_limit: validation images that are evaluated; None is all of them.
-        evaluate: after the last epoch, or after each; never within a timed span.
+        val_limit: validation images that are evaluated, after the last epoch; None is all of them.
         precision: of activations, weights and gradients.
         loss: what is minimised.
     """
@@ -58,7 +57,6 @@ class Protocol(Frozen):
     flip: bool = True
     image_size: int = pydantic.Field(default=64, ge=8)
     val_limit: int | None = pydantic.Field(default=None, ge=1)
-    evaluate: Literal["end", "each_epoch"] = "end"
     precision: Literal["float32"] = "float32"
     loss: Literal["cross_entropy"] = "cross_entropy"
 

@@ -52,11 +52,11 @@ def batches() -> Batches:
 def _torch_as_in_a_run() -> Iterator[None]:
     """One thread and deterministic operations, and everything as it was afterwards."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     prepare_torch(1, CPU)
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(strict)
-    torch.utils.deterministic.fill_uninitialized_memory = filled
+    torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

@@ -123,11 +123,11 @@ def test_evaluation_does_not_depend_on_batches(short: Protocol, task: Task, batc
 
 def test_evaluation_is_outside_the_span(short: Protocol, task: Task, batches: Batches) -> None:
     """An epoch's clock is read for its training alone."""
-    readings = []
+    readings: list[float] = []
 
     def now() -> float:
-        readings.append(None)
-        return float(len(readings))
+        readings.append(float(len(readings)))
+        return readings[-1]
 
     new = trainer(short, task)
     new.train_epoch(batches(32), 0, Clock(now=now, sync=lambda: None))
@@ -139,9 +139,8 @@ def test_evaluation_is_outside_the_span(short: Protocol, task: Task, batches: Ba
 def test_the_schedule_sets_the_rate_of_every_step(short: Protocol, task: Task, batches: Batches) -> None:
     """Over all epochs the optimiser sees the protocol's rates, step by step, and stays at the last one after its end."""
     new = trainer(short, task)
-    seen = []
-    step = new.step
-    new.step = lambda batch, epoch: (step(batch, epoch), seen.append(new.optimiser.param_groups[0]["lr"]))[0]  # type: ignore[method-assign, assignment]
+    seen: list[float] = []
+    new.optimiser.register_step_post_hook(lambda *_: seen.append(new.optimiser.param_groups[0]["lr"]))
     train(new, batches(32))
     new.train_epoch(batches(32)[:1], 4, CLOCK)
     assert seen == [short.rate(number, 12) for number in range(13)]

@@ -65,6 +65,13 @@ def test_large_networks_have_the_parameters_torchvision_documents(name: str, pub
     assert parameters(build(name, 1000, (224, 224))) == published
 
 
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_page_on_protocols_has_every_model(name: str) -> None:
+    """``docs/protocols.md`` has a row for each, with the parameters it really has."""
+    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    assert f"| `{name}` | {parameters(build(name, 10, (32, 32))):,} |" in page
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (224, 224), (28, 44)])
 @pytest.mark.parametrize("name", sorted(MODELS))
