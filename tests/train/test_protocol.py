@@ -19,7 +19,6 @@ OTHER: dict[str, Any] = {
     "nesterov": False,
     "flip": False,
     "val_limit": 7,
-    "evaluate": "each_epoch",
     "precision": "bfloat16",
     "loss": "hinge",
 }
