@@ -2,41 +2,74 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from bench.neighbours import check_packages
-from datasets.errors import LoadstoneError
 
 if TYPE_CHECKING:
     from bench.prepare import Place
 
 INTERRUPTED = 130
+USAGE = 2
 
 
 class Commands(click.Group):
-    """Names the nearest right command for a wrong one, and gives every error of Loadstone its exit status and one line."""
+    """Names the nearest right command for a wrong one, and gives every error its exit status and one line."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and self.get_command(ctx, args[0]) is None:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             from datasets.errors import UnknownName
 
             raise UnknownName("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run a command line and end with its exit status."""
+        check_packages()
+        from datasets.errors import LoadstoneError  # another package called ``datasets`` has none
+
         try:
-            return super().invoke(ctx)
+            # A command's own status comes by ``sys.exit``, that of --help and --version by being returned.
+            status = super().main(*args, **{**options, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(USAGE)
+        except click.UsageError as error:
+            _end(f"{error.format_message().rstrip('.')} (see `{_help_of(error)}`)", USAGE)
+        except (click.Abort, KeyboardInterrupt):
+            _end("interrupted", INTERRUPTED)
+        except BrokenPipeError:  # `loadstone list | head`: nobody reads on, and Python would complain at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except LoadstoneError as error:
-            click.echo(f"loadstone: {error}", err=True)
-            ctx.exit(error.exit_status)
-        except KeyboardInterrupt:
-            click.echo("loadstone: interrupted", err=True)
-            ctx.exit(INTERRUPTED)
+            _end(str(error), error.exit_status)
+        except OSError as error:
+            _end(f"{error.filename or 'this machine'}: {error.strerror or error}", _status_of(error))
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    click.echo(f"loadstone: {' '.join(line.split())}", err=True)
+    sys.exit(status)
+
+
+def _status_of(error: OSError) -> int:
+    """Of a file that can't be written, or read, where no command foresaw it."""
+    from datasets.errors import DataError, RoomError
+
+    no_room = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+    return RoomError.exit_status if error.errno in no_room else DataError.exit_status
+
+
+def _help_of(error: click.UsageError) -> str:
+    return f"{error.ctx.command_path if error.ctx else 'loadstone'} --help"
 
 
 def _examples(*lines: str) -> str:
@@ -46,25 +79,34 @@ def _examples(*lines: str) -> str:
 
 _PATH = click.Path(path_type=Path)
 PLACE = (
-    click.option("--data-dir", type=_PATH, envvar="LOADSTONE_DATA", help="Data sets, under their publishers' names."),
+    click.option(
+        "--data-dir",
+        type=_PATH,
+        envvar="LOADSTONE_DATA",
+        show_envvar=True,
+        help="Data sets, under their publishers' names; default: a folder in your cache.",
+    ),
     click.option(
         "--store-dir",
         type=_PATH,
         envvar="LOADSTONE_STORES",
         default=Path("stores"),
         show_default=True,
+        show_envvar=True,
         help="Packed stores.",
     ),
     click.option(
         "--postgres",
         metavar="DSN",
         envvar="LOADSTONE_POSTGRES",
+        show_envvar=True,
         help="Your own PostgreSQL server; default: an embedded one.",
     ),
     click.option(
         "--allow-unverified",
         is_flag=True,
         envvar="LOADSTONE_ALLOW_UNVERIFIED",
+        show_envvar=True,
         help="Read data sets that can't be shown to be the publisher's.",
     ),
 )
@@ -78,9 +120,9 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     with_place.__doc__ = command.__doc__
     with_place.__name__ = command.__name__
-    for option in PLACE:
+    for option in reversed(PLACE):
         with_place = option(with_place)
-    with_place.__click_params__ = [*getattr(command, "__click_params__", []), *with_place.__click_params__]  # type: ignore[attr-defined]
+    with_place.__click_params__ = [*with_place.__click_params__, *getattr(command, "__click_params__", [])]  # type: ignore[attr-defined]
     return with_place
 
 
@@ -102,21 +144,27 @@ def _place(data_dir: Path | None, store_dir: Path, postgres: str | None, allow_u
 @click.version_option(package_name="loadstone")
 def main() -> None:
     """Measure how to store pictures, and how to read them, for training image classifiers in PyTorch."""
-    check_packages()
 
 
 @main.command(
+    short_help="Run an experiment, and print its table.",
     epilog=_examples(
         "loadstone run quick",
         "loadstone run loaders --dataset cifar10 --backend 'hdf5*' --dry-run",
+        "loadstone run loaders --dataset image_folder:photos --data-dir ~/pictures",
         "loadstone run my.toml --out results/mine",
-    )
+    ),
 )
 @click.argument("experiment")
 @place_options
-@click.option("--dataset", multiple=True, metavar="GLOB", help="Only these data sets; may be repeated.")
+@click.option(
+    "--dataset",
+    multiple=True,
+    metavar="GLOB",
+    help="Only these data sets; may be repeated. Any other data set, such as image_folder:photos, takes their place.",
+)
 @click.option("--backend", multiple=True, metavar="GLOB", help="Only these backends; may be repeated.")
-@click.option("--codec", multiple=True, metavar="GLOB", help="Only these codecs; may be repeated.")
+@click.option("--codec", multiple=True, metavar="GLOB", help="Only these codecs (own: the data set's own); may be repeated.")
 @click.option("--model", multiple=True, metavar="GLOB", help="Only these models; may be repeated.")
 @click.option("--mode", multiple=True, metavar="GLOB", help="Only these modes (train, load, compute); may be repeated.")
 @click.option("--workers", multiple=True, metavar="GLOB", help="Only these numbers of workers; may be repeated.")
@@ -138,18 +186,20 @@ def run(experiment: str, place: Place, **options: Any) -> None:
     sys.exit(execute(experiment, place, Options(**options)))
 
 
-@main.command(epilog=_examples("loadstone report results/quick-2026-11-23-1"))
+@main.command(short_help="Make a run's tables and plots anew.", epilog=_examples("loadstone report results/quick-2026-11-23-1"))
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Make the tables and plots of the run in FOLDER anew from its records, and print the table."""
-    from rich.console import Console
-
+    from bench.progress import plain_console
     from bench.report import report as make
 
-    make(folder).show(Console())
+    make(folder).show(plain_console())
 
 
-@main.command(epilog=_examples("loadstone download cifar10", "loadstone download tiny-imagenet --data-dir ~/data"))
+@main.command(
+    short_help="Fetch data sets from their publishers.",
+    epilog=_examples("loadstone download cifar10", "loadstone download tiny-imagenet --data-dir ~/data"),
+)
 @click.argument("datasets", nargs=-1, required=True)
 @place_options
 def download(datasets: tuple[str, ...], place: Place) -> None:
@@ -164,7 +214,8 @@ def download(datasets: tuple[str, ...], place: Place) -> None:
 
 
 @main.command(
-    epilog=_examples("loadstone pack cifar10 mmap hdf5", "loadstone pack image_folder:photos filesystem --codec png --force")
+    short_help="Pack a data set into stores.",
+    epilog=_examples("loadstone pack cifar10 mmap hdf5", "loadstone pack image_folder:photos filesystem --codec png --force"),
 )
 @click.argument("dataset")
 @click.argument("backends", nargs=-1, required=True)
@@ -178,7 +229,7 @@ def pack(dataset: str, backends: tuple[str, ...], codec: Any, force: bool, place
     pack_all(dataset, backends, codec, force, place)
 
 
-@main.command(epilog=_examples("loadstone verify stores/cifar10/raw/mmap"))
+@main.command(short_help="Compare stores with what was packed.", epilog=_examples("loadstone verify stores/cifar10/raw/mmap"))
 @click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
 @place_options
 def verify(stores: tuple[Path, ...], place: Place) -> None:
@@ -188,7 +239,11 @@ def verify(stores: tuple[Path, ...], place: Place) -> None:
     verify_all(stores, place)
 
 
-@main.command("list", epilog=_examples("loadstone list", "loadstone list backends"))
+@main.command(
+    "list",
+    short_help="List what there is, and what can be used here.",
+    epilog=_examples("loadstone list", "loadstone list backends"),
+)
 @click.argument("what", required=False)
 @place_options
 def list_(what: str | None, place: Place) -> None:
@@ -198,7 +253,7 @@ def list_(what: str | None, place: Place) -> None:
     show(what, place)
 
 
-@main.command(epilog=_examples("loadstone info"))
+@main.command(short_help="Show this machine and its software.", epilog=_examples("loadstone info"))
 @place_options
 def info(place: Place) -> None:
     """Show this machine and its software as records will describe them."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from rich.console import Console
 from rich.table import Table
 
 from bench import experiment, machine
 from bench.prepare import Place
+from bench.progress import plain_console
 from datasets import registry as datasets
 from datasets.errors import UnknownName
 from loaders import registry as backends
@@ -16,6 +16,8 @@ from train.protocol import PROTOCOLS
 from train.registry import MODELS
 
 Row = tuple[str, ...]
+
+LOG_WIDTH = 160
 
 
 def show(what: str | None, place: Place) -> None:
@@ -32,10 +34,15 @@ def show(what: str | None, place: Place) -> None:
 
 def _print(title: str, rows: Iterable[Row]) -> None:
     table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
-    for row in rows:
+    listed = list(rows)
+    for _ in listed[0]:
+        table.add_column(overflow="fold")
+    for row in listed:
         table.add_row(*row)
-    console = Console()
-    console.print(table, highlight=False, width=console.width if console.is_terminal else 140)
+    console = plain_console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    console.print(table, soft_wrap=False)
 
 
 def _datasets(place: Place) -> Iterable[Row]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import fnmatch
 import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from rich.console import Console
 
 from bench import estimate, experiment, machine, record
 from bench.experiment import Experiment
 from bench.prepare import NotReady, Place, Preparation, Ready, check_names
-from bench.progress import Watch, duration, packing
+from bench.progress import Watch, duration, packing, plain_console
 from bench.record import RUNS, Record
 from bench.report import ENVIRONMENT, EXPERIMENT, report, write
+from datasets import registry as datasets
 from datasets.errors import RoomError, UsageError
+from loaders.pack import slug
 
 INTERRUPTED = 130
 
@@ -42,15 +46,17 @@ class Options:
 
 def execute(name: str, place: Place, options: Options) -> int:
     """Run an experiment; returns the exit status."""
-    console = Console(stderr=False)
+    console = plain_console()
     chosen = choose(name, options)
     check_names(chosen)
     if options.dry_run:
         _show_cells(console, chosen)
         return 0
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    preparation = Preparation(place, chosen, say, functools.partial(packing, console))
+    if options.out is not None and (options.out / RUNS).exists():
+        raise UsageError(f"{options.out} holds the records of another run; name another folder with --out")
+    preparation = Preparation(place, chosen, console.print, functools.partial(packing, console))
     with preparation.cleanup:
+        preparation.check()
         cells = [preparation.ready(cell) for cell in chosen.cells]
         chosen = chosen.model_copy(update={"cells": tuple(cell.cell for cell in cells)})
         folder = _folder(options.out, chosen.name)
@@ -63,8 +69,8 @@ def choose(name: str, options: Options) -> Experiment:
     Raises:
         UnknownName: no such experiment, or a glob that no cell matches. ExperimentInvalid: the file is wrong.
     """
-    cuts = {field: getattr(options, field) for field in ("dataset", "backend", "codec", "model", "mode", "workers", "fetch")}
-    chosen = experiment.load(name).cut(**cuts)
+    cuts = {field: getattr(options, field) for field in ("backend", "codec", "model", "mode", "workers", "fetch")}
+    chosen = _on_datasets(experiment.load(name), options.dataset).cut(**cuts)
     if not chosen.cells:
         raise UsageError(f"no cell of {name} is left by these options")
     if options.rounds is not None:
@@ -73,6 +79,21 @@ def choose(name: str, options: Options) -> Experiment:
         cells = (cell.model_copy(update={"limit": options.limit}) for cell in chosen.cells)
         chosen = chosen.model_copy(update={"cells": tuple(dict.fromkeys(cells))})
     return chosen
+
+
+def _on_datasets(chosen: Experiment, asked: tuple[str, ...]) -> Experiment:
+    """The experiment on those of its data sets that are asked for, and the same on those asked for that are not its own.
+
+    Raises:
+        UnknownName: neither one of its own, nor any other. UsageError: another's argument is wrong.
+    """
+    own = {cell.dataset for cell in chosen.cells}
+    others = [name for name in dict.fromkeys(asked) if not fnmatch.filter(own, name)]
+    for name in others:
+        datasets.check_name(name)
+    globs = [name for name in asked if name not in others]
+    kept = chosen.cut(dataset=globs).cells if globs else ()
+    return chosen.model_copy(update={"cells": (*kept, *chosen.on(others).cells)}) if asked else chosen
 
 
 def _measure(
@@ -99,6 +120,7 @@ def _measure(
             Runner(chosen, folder, threads, device, watch).run(ready, missing)
         except KeyboardInterrupt:
             interrupted = True
+            click.echo(f"loadstone: interrupted; what finished is recorded in {folder}", err=True)
     if not (folder / RUNS).exists():
         return INTERRUPTED
     report(folder).show(console)
@@ -119,15 +141,13 @@ def _folder(out: Path | None, name: str) -> Path:
     """A new folder for results.
 
     Raises:
-        UsageError: ``out`` holds the records of another run. RoomError: it can't be made.
+        RoomError: it can't be made.
     """
-    if out is not None and (out / RUNS).exists():
-        raise UsageError(f"{out} holds the records of another run; name another folder with --out")
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             return out
-        return _numbered(Path("results"), f"{name}-{datetime.datetime.now(datetime.UTC).date()}")
+        return _numbered(Path("results"), f"{slug(name)}-{datetime.datetime.now(datetime.UTC).date()}")
     except OSError as error:
         raise RoomError(out or Path("results"), error) from error
 
@@ -146,10 +166,7 @@ def _numbered(parent: Path, stem: str) -> Path:
 def _show_cells(console: Console, chosen: Experiment) -> None:
     for cell in chosen.cells:
         limit = f", {cell.limit:,} images" if cell.limit else ""
-        console.print(f"{cell.label}  ({cell.protocol}{limit})", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{cell.label}  ({cell.protocol}{limit})")
     runs = len(chosen.cells) * chosen.rounds
     about = duration(estimate.seconds(chosen, machine.cores()))
-    console.print(
-        f"{len(chosen.cells)} cells, {chosen.rounds} rounds: {runs} runs, about {about} once the stores are packed",
-        highlight=False,
-    )
+    console.print(f"{len(chosen.cells)} cells, {chosen.rounds} rounds: {runs} runs, about {about} once the stores are packed")

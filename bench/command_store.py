@@ -6,11 +6,9 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.prepare import Place
-from bench.progress import packing
-from datasets.errors import Unavailable
+from bench.progress import packing, plain_console
+from datasets.errors import Unavailable, UsageError
 from datasets.registry import open_source
 from loaders import registry
 from loaders.manifest import CodecName, Manifest
@@ -23,7 +21,7 @@ def pack_all(dataset: str, backends: Sequence[str], codec: CodecName | None, for
     Raises:
         UnknownName: a data set or backend. Unavailable: a backend can't run here. DataError: the data set can't be used.
     """
-    console = Console()
+    console = plain_console()
     for backend in backends:
         registry.check_name(backend, None)
     source = open_source(dataset, place.data_dir, allow_unverified=place.allow_unverified)
@@ -32,14 +30,16 @@ def pack_all(dataset: str, backends: Sequence[str], codec: CodecName | None, for
             found = registry.availability(backend)
             if not found.ok:
                 raise Unavailable(backend, found.reason, found.remedy)
+            takes = registry.store_class(backend).codecs
+            if (codec or source.info.codec) not in takes:
+                what = f"{backend} holds {' or '.join(takes)}, not {codec or source.info.codec}"
+                raise UsageError(f"{what}; add --codec {takes[0]}")
             dsn = place.postgres if backend == "postgres" else None
             with packing(console, f"packing {source.info.name} as {backend}", sum(source.info.counts.values())) as progress:
                 store = pack(source, backend, place.stores, codec=codec, server=dsn, force=force, progress=progress)
             manifest = Manifest.read(store.root)
             size = f"{manifest.store_bytes / 2**20:,.1f} MiB in {manifest.pack_seconds:.1f} s"
-            console.print(
-                f"{store.root}: {store.content.dataset}, {store.content.codec}, {size}", soft_wrap=True, highlight=False
-            )
+            console.print(f"{store.root}: {store.content.dataset}, {store.content.codec}, {size}")
 
 
 def verify_all(roots: Sequence[Path], place: Place) -> None:
@@ -48,7 +48,7 @@ def verify_all(roots: Sequence[Path], place: Place) -> None:
     Raises:
         VerificationFailed: one holds something else. DataError: one can't be read.
     """
-    console = Console()
+    console = plain_console()
     manifests = [Manifest.read(root) for root in roots]
     with server(place, needed=any(manifest.backend == "postgres" for manifest in manifests)):
         for root, manifest in zip(roots, manifests, strict=True):
@@ -56,7 +56,7 @@ def verify_all(roots: Sequence[Path], place: Place) -> None:
             total = sum(manifest.content.counts.values())
             with packing(console, f"reading {root}", total) as progress:
                 verify(open_store(root, server=dsn), progress)
-            console.print(f"{root}: {total:,} samples, as packed", soft_wrap=True, highlight=False)
+            console.print(f"{root}: {total:,} samples, as packed")
 
 
 def server(place: Place, *, needed: bool) -> contextlib.AbstractContextManager[object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import json
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -142,29 +143,47 @@ class Experiment(Frozen):
     stand_in: bool = False
 
     def cut(self, **globs: Sequence[str]) -> Experiment:
-        """Keep the cells whose fields match: ``cut(backend=("gpu_*",), mode=("load",))``. ``compute`` stays for any backend.
+        """Keep the cells whose fields match: ``cut(backend=("gpu_*",), mode=("load",))``.
+
+        A field that has no meaning in a cell's mode cuts no such cell: ``compute`` stays for any backend.
 
         Raises:
             UnknownName: a glob that no cell matches.
         """
         kept = self.cells
         for field, patterns in globs.items():
+            judged = [cell for cell in self.cells if not _spared(cell, field)]
             for pattern in patterns:
-                if not any(_matches(cell, field, [pattern]) for cell in self.cells):
-                    raise UnknownName(field, pattern, {str(getattr(cell, field)) for cell in self.cells})
+                if not any(_matches(cell, field, [pattern]) for cell in judged):
+                    raise UnknownName(field, pattern, {_word(cell, field) for cell in judged})
             if patterns:
-                kept = tuple(cell for cell in kept if _matches(cell, field, patterns) or _spared(cell, field))
+                kept = tuple(cell for cell in kept if _spared(cell, field) or _matches(cell, field, patterns))
         return self.model_copy(update={"cells": kept})
+
+    def on(self, datasets: Sequence[str]) -> Experiment:
+        """The same comparisons, on other data sets: every combination that is run on any of its own."""
+        cells = (cell.model_copy(update={"dataset": dataset}) for dataset in datasets for cell in self.cells)
+        return self.model_copy(update={"cells": tuple(dict.fromkeys(cells))})
+
+
+OWN_CODEC = "own"
+"""What a glob calls the codec that a cell leaves to the data set."""
+
+_SPARED = {"compute": ("backend", "codec", "engine", "fetch", "workers", "cache"), "load": ("model",), "train": ()}
+
+
+def _word(cell: Cell, field: str) -> str:
+    value = getattr(cell, field)
+    return OWN_CODEC if value is None else str(value)
 
 
 def _matches(cell: Cell, field: str, patterns: Sequence[str]) -> bool:
-    value = str(getattr(cell, field))
-    return any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns)
+    return any(fnmatch.fnmatchcase(_word(cell, field), pattern) for pattern in patterns)
 
 
 def _spared(cell: Cell, field: str) -> bool:
     """Fields that have no meaning in a mode do not cut its cells."""
-    return (cell.mode == "compute" and field == "backend") or (cell.mode == "load" and field == "model")
+    return field in _SPARED[cell.mode]
 
 
 _OWN = ("name", "description", "rounds", "seed", "timeout", "stand_in")
@@ -181,6 +200,8 @@ def parse(text: str, where: str) -> Experiment:
     except tomllib.TOMLDecodeError as error:
         raise ExperimentInvalid(where, f"not TOML: {error}") from None
     extra = table.pop("cells", [])
+    if not (isinstance(extra, list) and all(isinstance(more, dict) for more in extra)):
+        raise ExperimentInvalid(where, "cells: write each as a table of its own, under [[cells]]")
     own = {key: table.pop(key) for key in _OWN if key in table}
     own.setdefault("name", Path(where).stem)
     try:
@@ -196,10 +217,11 @@ def parse(text: str, where: str) -> Experiment:
 def _first_problem(error: pydantic.ValidationError) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = sorted({*Grid.model_fields, *_OWN, "cells"})
-        return str(UnknownName("key", key, known))
-    return f"{key}: {problem['msg']}"
+    if problem["type"] != "extra_forbidden":
+        return f"{key}: {problem['msg']}"
+    if key in _OWN:
+        return f"{key} is the whole experiment's: write it above the first [[cells]]"
+    return str(UnknownName("key", key, {*Grid.model_fields, *_OWN, "cells"}))
 
 
 def names() -> list[str]:
@@ -219,9 +241,12 @@ def load(name_or_path: str) -> Experiment:
         if not path.exists():
             raise UnknownName("experiment", name_or_path, names())
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ExperimentInvalid(str(path), error.strerror or str(error)) from None
+    except UnicodeDecodeError:
+        raise ExperimentInvalid(str(path), "not TOML: it is not UTF-8 text") from None
+    return parse(text, str(path))
 
 
 def dump(experiment: Experiment) -> str:
@@ -247,6 +272,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value)

@@ -39,6 +39,7 @@ def accuracy_time(rows: Sequence[Row], place: Setting) -> Figure | None:
                 x_errors, y_errors = row.epoch.half_width, accuracy.half_width
                 axes.errorbar(row.epoch.mean, accuracy.mean, y_errors, x_errors, **names[row.cell], linewidth=1)
         axes.margins(0.12)
+        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))  # a wide interval may pass zero; an epoch can't
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set(xlabel="epoch, seconds", ylabel="accuracy, %")
     return page.figure

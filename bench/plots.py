@@ -78,7 +78,9 @@ def _beside(axes: Axes, spot: int, text: str) -> None:
 
 
 def _absent(axes: Axes, spot: int, row: Row) -> None:
-    axes.text(0, spot, f" not run ({row.status})", va="center_baseline", style="italic", color=plot_style.GREY)
+    words = f" not run ({row.status})"
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    axes.text(0, spot, words, va="center_baseline", style="italic", color=plot_style.GREY, bbox=ground)
 
 
 def epoch_parts(rows: Sequence[Row], place: Setting) -> Figure | None:

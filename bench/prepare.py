@@ -60,9 +60,11 @@ def check_names(experiment: Experiment) -> None:
     """Refuse names that nothing answers to, before anything is read or written.
 
     Raises:
-        UnknownName: a backend, path, model or protocol; carries the nearest right one.
+        UnknownName: a data set, backend, path, model or protocol; carries the nearest right one.
+        UsageError: a data set's argument is missing, unwanted or wrong.
     """
     for cell in experiment.cells:
+        datasets.check_name(cell.dataset)
         protocol(cell.protocol)
         if cell.model is not None:
             model_entry(cell.model)
@@ -79,7 +81,7 @@ def open_data(spec: str, place: Place, experiment: Experiment, say: Say) -> Sour
         return datasets.open_source(spec, place.data_dir, allow_unverified=place.allow_unverified)
     except DatasetMissing:
         stand_in = datasets.stand_in(spec) if experiment.stand_in else None
-        if stand_in is None:
+        if stand_in is None or datasets.is_there(spec, place.data_dir):  # there, but not whole
             raise
         say(f"{spec} is not in {place.data_dir}: downloading it from its publisher")
         try:
@@ -106,12 +108,27 @@ class Preparation:
     _stores: dict[tuple[str, str, CodecName], Path] = field(default_factory=dict)
     _embedded: bool = False
 
+    def check(self) -> None:
+        """Open every data set, and reach the user's own server, before the first store is packed: that may take long.
+
+        Raises:
+            DataError: a data set or the server can't be used.
+        """
+        for cell in self.experiment.cells:
+            self.source(cell.dataset)
+        if self.place.postgres is not None and any(cell.backend_name == "postgres" for cell in self.experiment.cells):
+            from loaders.postgres_connection import connect
+
+            connect(self.place.postgres).close()
+
     def ready(self, cell: Cell) -> Ready | NotReady:
         """The cell with its codec resolved and its store packed, or the reason why it can't run."""
         info = self.source(cell.dataset).info
-        cell = cell.model_copy(update={"codec": cell.codec or info.codec})
+        codec = cell.codec or info.codec
+        if cell.mode != "compute":  # which has no way of loading
+            cell = cell.model_copy(update={"codec": codec})
         try:
-            root = self._store(cell)
+            root = self._store(cell, codec)
             return Ready(cell, root, self._server_of(cell), Manifest.read(root))
         except Unavailable as error:
             return NotReady(cell, info.name, error)
@@ -122,9 +139,8 @@ class Preparation:
             self._sources[spec] = open_data(spec, self.place, self.experiment, self.say)
         return self._sources[spec]
 
-    def _store(self, cell: Cell) -> Path:
-        assert cell.codec is not None
-        key = (cell.dataset, cell.backend_name, cell.codec)
+    def _store(self, cell: Cell, codec: CodecName) -> Path:
+        key = (cell.dataset, cell.backend_name, codec)
         if key not in self._stores:
             self._stores[key] = self._pack(*key, self._server_of(cell))
         return self._stores[key]

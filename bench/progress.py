@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from bench.experiment import Cell
 from bench.record import Epoch, Record
@@ -16,6 +24,11 @@ from loaders import pack
 
 # A log is told of packing this often, so that a long one is seen to move and a short one says nothing.
 PACKING_SECONDS = 10.0
+
+
+def plain_console() -> Console:
+    """Standard output, where names are printed as they are: brackets are no markup, and a log's lines are not cut."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class Remaining:
@@ -53,7 +66,11 @@ class Watch:
         self._done = 0
         self._remaining = Remaining(cells, rounds)
         self._live = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
         )
         self._task = self._live.add_task("starting", total=self.total)
 
@@ -80,14 +97,15 @@ class Watch:
         self._remaining.ran(record.cell, record.seconds)
         self._live.advance(self._task)
         where = f"[{self._done}/{self.total}] round {record.round + 1}/{self.rounds}"
-        self._print(f"{where}  {record.cell.label}: {_outcome(record)}{self._left()}")
+        _say(self._live.console, f"{where}  {record.cell.label}: {_outcome(record)}{self._left()}")
 
     def _left(self) -> str:
         left = self._remaining.seconds()
         return "" if not left else f"  ({duration(left)} left)"
 
-    def _print(self, line: str) -> None:
-        self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _outcome(record: Record) -> str:
@@ -100,7 +118,7 @@ def _outcome(record: Record) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them: ``40 s``, ``3 min``, ``2 h 05 min``."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
@@ -110,7 +128,8 @@ def duration(seconds: float) -> str:
 def packing(console: Console, what: str, total: int) -> Iterator[pack.Progress]:
     """Show a store being packed."""
     if console.is_terminal:
-        with Progress(console=console, transient=True) as live:
+        words = TextColumn("{task.description}", markup=False)
+        with Progress(words, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console, transient=True) as live:
             task = live.add_task(what, total=total)
             yield lambda count: live.advance(task, count)
         return
@@ -121,6 +140,6 @@ def packing(console: Console, what: str, total: int) -> Iterator[pack.Progress]:
         gone += count
         if time.monotonic() - last > PACKING_SECONDS:
             last = time.monotonic()
-            console.print(f"{what}: {gone:,} of {total:,}", markup=False, highlight=False, soft_wrap=True)
+            _say(console, f"{what}: {gone:,} of {total:,}")
 
     yield tell

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -151,25 +150,38 @@ def read(folder: Path) -> list[Record]:
     """
     path = folder / RUNS
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        lines = path.read_bytes().split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{folder} holds no {RUNS}; name a folder that `loadstone run` wrote") from None
-    return list(_parse(path, text))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; it must be a file that can be read") from None
+    return [_parse(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if not _cut_short(line)]
 
 
-def _parse(path: Path, text: str) -> Iterable[Record]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue  # cut short by a kill while it was written: that run is run again
-        if fields.get("version") != RECORD_VERSION:
-            found = f"record version {fields.get('version')}, this is {RECORD_VERSION}"
-            raise DataError(f"{path}, line {number}: {found}; use the version of Loadstone that wrote it")
-        try:
-            yield Record.model_validate(fields)
-        except pydantic.ValidationError as error:
-            problem = error.errors()[0]
-            raise DataError(f"{path}, line {number}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+def _cut_short(line: bytes) -> bool:
+    """Empty, or the start of a record whose writing a kill ended: that run is run again."""
+    start = b'{"version":'
+    if line[: len(start)] != start[: len(line)]:
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
+
+
+def _parse(where: str, line: bytes) -> Record:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise DataError(f"{where}: it is no record; name a folder that `loadstone run` wrote")
+    if fields.get("version") != RECORD_VERSION:
+        found = f"record version {fields.get('version')}, this is {RECORD_VERSION}"
+        raise DataError(f"{where}: {found}; use the version of Loadstone that wrote it")
+    try:
+        return Record.model_validate(fields)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        raise DataError(f"{where}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -137,7 +137,7 @@ def one(context: ForkServerContext, job: Any, timeout: float, tell: Callable[[in
     process.start()
     sender.close()
     try:
-        found = _listen(receiver, time.monotonic() + timeout, tell)
+        found = _listen(receiver, process, time.monotonic() + timeout, tell)
         if found is None:
             return {"status": "timeout", "error": f"it took longer than {timeout:g} s", "exit_status": 1}
         process.join(ENDING_SECONDS)
@@ -147,12 +147,17 @@ def one(context: ForkServerContext, job: Any, timeout: float, tell: Callable[[in
         _end(process)
 
 
-def _listen(receiver: Connection, deadline: float, tell: Callable[[int, int, Epoch], None]) -> dict[str, Any] | None:
+def _listen(
+    receiver: Connection, process: BaseProcess, deadline: float, tell: Callable[[int, int, Epoch], None]
+) -> dict[str, Any] | None:
     """What the run found: nothing where its process ended without a word, None where the deadline passed."""
-    while receiver.poll(max(0.0, deadline - time.monotonic())):
+    # The process is watched too: workers that outlive it hold its end of the pipe open.
+    while ready := wait([receiver, process.sentinel], max(0.0, deadline - time.monotonic())):
+        if receiver not in ready:
+            return {}
         try:
             kind, *news = receiver.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: killed in the middle of a message
             return {}
         if kind == "done":
             return {"status": "ok", **news[0]}

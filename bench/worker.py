@@ -9,9 +9,11 @@ import ctypes
 import hashlib
 import itertools
 import math
+import multiprocessing
 import os
 import resource
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -67,8 +69,9 @@ def main(job: Job, pipe: Connection) -> None:
 
     ``("epoch", number, epochs, Epoch)`` for each epoch, then ``("done", fields)`` or ``("failed", error, exit status)``.
     """
-    _die_with_parent()
     os.setsid()  # one group for the run and its workers, which the runner can end as a whole
+    _die_with_fork_server()
+    threading.Thread(target=_die_with_runner, daemon=True).start()
     try:
         fields = run(job, lambda *news: pipe.send(("epoch", *news)))
     except LoadstoneError as error:
@@ -82,9 +85,15 @@ def main(job: Job, pipe: Connection) -> None:
         pipe.close()
 
 
-def _die_with_parent() -> None:
-    """Be killed when the fork server ends, which ends when the runner does, however that ends."""
+def _die_with_fork_server() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _die_with_runner() -> None:
+    """End the run and its workers when the runner ends, however that ends: the fork server lives as long as they do."""
+    if (runner := multiprocessing.parent_process()) is not None:
+        runner.join()
+        os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def run(job: Job, tell: Tell) -> dict[str, Any]:

@@ -69,9 +69,18 @@ class ImageFolder(PictureFiles):
         Raises:
             UsageError: ``argument`` is empty.
         """
+        cls.check_argument(argument)
+        return cls(data_dir / Path(argument).expanduser())
+
+    @staticmethod
+    def check_argument(argument: str) -> None:
+        """Refuse an argument that names no folder, there or not.
+
+        Raises:
+            UsageError: ``argument`` is empty.
+        """
         if not argument:
             raise UsageError("image_folder needs a folder: image_folder:photos is the folder photos in --data-dir")
-        return cls(data_dir / Path(argument).expanduser())
 
     def _split_folder(self, split: str, choices: tuple[str, ...]) -> str:
         for choice in choices:

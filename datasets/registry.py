@@ -20,7 +20,7 @@ class Entry:
 
     Attributes:
         path: ``module:class``. A published one is made by ``class(data_dir, allow_unverified=...)`` and has ``archives()``;
-            any other is made by ``class.from_argument(argument, data_dir)``.
+            any other is made by ``class.from_argument(argument, data_dir)``, and has ``check_argument``.
         what: one line for ``loadstone list datasets``.
         argument: an example of what may follow the name and a colon; empty for a published data set, which takes none.
         stand_in: the ``synthetic`` options of what stands in for it where it can't be had; empty for none.
@@ -62,6 +62,18 @@ SOURCES: Mapping[str, Entry] = {
         stand_in="train=4000,val=1000,size=64,classes=200,codec=jpeg",
     ),
 }
+
+
+def check_name(spec: str) -> None:
+    """Refuse what no data set answers to; asks the name and its argument only, reads nothing.
+
+    Raises:
+        UnknownName: no data set, or no option, has that name.
+        UsageError: an argument is missing, unwanted or wrong.
+    """
+    entry, argument = _entry(spec)
+    if entry.argument:
+        _load(entry).check_argument(argument)
 
 
 def open_source(spec: str, data_dir: Path, *, allow_unverified: bool = False) -> Source:

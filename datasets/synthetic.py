@@ -142,6 +142,15 @@ class Synthetic(Source):
         """
         return cls(Recipe.parse(argument), name)
 
+    @staticmethod
+    def check_argument(argument: str) -> None:
+        """Refuse what ``from_argument`` would.
+
+        Raises:
+            UsageError: as ``Recipe.parse``.
+        """
+        Recipe.parse(argument)
+
     def examples(self, split: str) -> Iterator[Example]:
         check_split(split)
         labels: list[int] = []

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from datasets.picture import LARGEST_PIXELS, NotAPicture, header_of
 from datasets.source import Example
 from loaders.manifest import CodecName
 
@@ -85,7 +86,10 @@ def encode(codec: CodecName, example: Example, channels: int) -> tuple[bytes | m
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Height and width, after decoding once: a damaged picture is found when it is packed, not when it is trained on."""
     try:
+        header_of(data)  # refuses absurd sizes before memory is asked for
         pixels = simplejpeg.decode_jpeg(data)
+    except NotAPicture as error:
+        raise UndecodableError(str(error)) from error
     except ValueError:  # damaged: Pillow says how
         pixels = to_pixels(data, 3)
     return pixels.shape[0], pixels.shape[1]
@@ -97,6 +101,8 @@ def decode(codec: CodecName, payload: Buffer, height: int, width: int, channels:
     Raises:
         UndecodableError: the payload is damaged, or of another size.
     """
+    if min(height, width) < 1 or height * width > LARGEST_PIXELS:
+        raise UndecodableError(f"its size is given as {height} x {width} pixels")
     if codec == "raw":
         if len(payload) != height * width * channels:
             raise UndecodableError(f"{len(payload)} bytes where {height} x {width} x {channels} belong")

@@ -6,6 +6,7 @@ writes: a mapped write to a full disk would kill the process instead of raising.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from pathlib import Path
@@ -20,6 +21,9 @@ from loaders.manifest import Content
 
 _BUFFERED = 1 << 16
 
+_KINDS: dict[str, tuple[str, tuple[int, ...]]] = {"labels": ("<i8", ()), "offsets": ("<i8", ()), "sizes": ("<i4", (2,))}
+"""Of each column: dtype, and shape behind the first dimension."""
+
 
 def path(root: Path, split: str, name: str) -> Path:
     """Where a column stands."""
@@ -29,11 +33,11 @@ def path(root: Path, split: str, name: str) -> Path:
 class Column:
     """Appends numbers to a ``.npy`` file whose length is known beforehand."""
 
-    def __init__(self, file: Path, dtype: str, shape: tuple[int, ...]) -> None:
-        self._file = file.open("wb")
-        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    def __init__(self, root: Path, split: str, name: str, length: int) -> None:
+        self._dtype, width = _KINDS[name]
+        self._file = path(root, split, name).open("wb")
+        header = {"descr": self._dtype, "fortran_order": False, "shape": (length, *width)}
         np.lib.format.write_array_header_1_0(self._file, header)
-        self._dtype = dtype
         self._waiting = array("q")
 
     def append(self, *numbers: int) -> None:
@@ -62,9 +66,9 @@ class Columns:
 
     def __init__(self, root: Path, split: str, content: Content) -> None:
         count = content.counts[split]
-        self._labels = Column(path(root, split, "labels"), "<i8", (count,))
-        self._offsets = Column(path(root, split, "offsets"), "<i8", (count + 1,)) if content.record_bytes is None else None
-        self._sizes = Column(path(root, split, "sizes"), "<i4", (count, 2)) if content.shape is None else None
+        self._labels = Column(root, split, "labels", count)
+        self._offsets = Column(root, split, "offsets", count + 1) if content.record_bytes is None else None
+        self._sizes = Column(root, split, "sizes", count) if content.shape is None else None
         self._end = 0
         if self._offsets is not None:
             self._offsets.append(0)
@@ -82,9 +86,10 @@ class Columns:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for column in (self._labels, self._offsets, self._sizes):
-            if column is not None:
-                column.close()
+        with contextlib.ExitStack() as closing:  # all of them, even where there is no room for the first
+            for column in (self._labels, self._offsets, self._sizes):
+                if column is not None:
+                    closing.callback(column.close)
 
 
 def read(root: Path, split: str, name: str, length: int) -> npt.NDArray[Any]:
@@ -96,8 +101,11 @@ def read(root: Path, split: str, name: str, length: int) -> npt.NDArray[Any]:
     file = path(root, split, name)
     try:
         column: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:  # EOFError: the file is empty
+    except Exception as error:  # NumPy reads the header as Python, and a damaged one fails in many ways
         raise StoreCorrupt(root, f"{file.name} can't be read ({error})") from None
+    dtype, width = _KINDS[name]
+    if column.dtype != dtype or column.shape[1:] != width or not column.flags.c_contiguous:
+        raise StoreCorrupt(root, f"{file.name} holds {column.dtype} {column.shape} where {dtype} belongs")
     if len(column) != length:
         raise StoreCorrupt(root, f"{file.name} holds {len(column)} entries where {length} belong")
     return column

@@ -129,7 +129,7 @@ class Manifest(Frozen):
         if not root.is_dir():
             raise StoreMissing(root)
         try:
-            text = (root / MANIFEST).read_text(encoding="utf-8")
+            text = (root / MANIFEST).read_bytes()
         except FileNotFoundError:
             raise StoreIncomplete(root) from None
         try:

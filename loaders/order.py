@@ -51,8 +51,8 @@ def uniform(seed: int, epoch: int, indices: Indices, draw: int) -> npt.NDArray[n
 
     Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied after each word of the key.
     """
-    state = np.full(len(indices), np.uint64(seed), dtype=np.uint64)
-    for word in (np.uint64(epoch), np.asarray(indices).astype(np.uint64), np.uint64(draw)):
+    state = np.zeros(len(indices), dtype=np.uint64)
+    for word in (np.uint64(seed), np.uint64(epoch), np.asarray(indices).astype(np.uint64), np.uint64(draw)):
         state = _mix(state + np.uint64(0x9E3779B97F4A7C15) + word)
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

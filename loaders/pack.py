@@ -97,10 +97,10 @@ def pack(
         raise UnknownName(f"codec of {backend}", content.codec, kind.codecs)
     root = location(stores, content, backend, server)
     with _room(stores), _lock(root):
+        partial = root.with_name(root.name + PARTIAL)
+        shutil.rmtree(partial, ignore_errors=True)  # what a killed packing left
         if not force and (found := _current(kind, root, content, server)):
             return found
-        partial = root.with_name(root.name + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         store = kind(partial, content, server=server)
         try:
@@ -186,21 +186,31 @@ def _lock(root: Path) -> Iterator[None]:
         yield
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @contextmanager
 def _room(where: Path) -> Iterator[None]:
-    """Say what a full or read-only disk says in one line; h5py tells it only in the text of its error."""
+    """Say what a full or read-only disk says in one line; h5py tells it in many."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise RoomError(where, error) from error
+    except (OSError, RuntimeError) as error:
+        code = _no_room(error)
+        if code is None:
+            raise
+        raise RoomError(where, OSError(code, os.strerror(code))) from error
+
+
+def _no_room(error: BaseException | None) -> int | None:
+    """Which of ``_NO_ROOM`` an error, or one that it came from, tells of; h5py tells some only in its text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return error.errno
         for code in _NO_ROOM:
             if f"errno = {code}," in str(error):
-                raise RoomError(where, OSError(code, os.strerror(code))) from error
-        raise
+                return code
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def open_store(root: Path, *, path: str | None = None, server: str | None = None) -> Store:

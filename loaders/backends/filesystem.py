@@ -80,7 +80,10 @@ class FilesystemReader(Reader[int]):
         return [self._payload(int(index)) for index in indices]
 
     def _payload(self, index: int) -> Buffer:
-        relative = self.store.relative(int(self.labels[index]), index)
+        label = int(self.labels[index])
+        if not 0 <= label < len(self.content.classes):
+            raise SampleCorrupt(self.store.root, self.split, index, f"its label is {label}")
+        relative = self.store.relative(label, index)
         try:
             data = _read_at(self.handle, relative)
         except OSError as error:

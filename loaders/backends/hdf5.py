@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,11 @@ from loaders.store import Labels, Reader, Sample, Sizes, Store
 FILE = "store.h5"
 _SLAB_BYTES = 16 << 20
 
+# What HDF5 may still have to write when a file is closed: its own structures, at most as many as its cache holds.
+_RESERVE_BYTES = 256 << 10
+_CHUNK_ENTRY_BYTES = 128
+_METADATA_CACHE_BYTES = 32 << 20
+
 
 class Hdf5Store(Store):
     """``raw`` of one size: ``/<split>/images`` (n, H, W, C). Else ``bytes`` (total,) and ``offsets`` (n + 1,).
@@ -40,7 +46,7 @@ class Hdf5Store(Store):
         return self.root / FILE
 
     def write(self, split: str, samples: Iterator[Sample]) -> None:
-        with h5py.File(self.file, "a") as file:
+        with self._writing(split) as file:
             group = file.create_group(split)
             group.attrs["classes"] = list(self.content.classes)
             meta = (
@@ -51,6 +57,25 @@ class Hdf5Store(Store):
                 group["sizes"] = np.array([size for _, *size in meta], dtype=np.int32)
         with self.file.open("rb") as written:
             os.fsync(written.fileno())
+
+    @contextlib.contextmanager
+    def _writing(self, split: str) -> Iterator[h5py.File]:
+        """The file, open for writing, on a disk that has room to close it.
+
+        On a full disk HDF5 can neither close a file nor let go of it: so a reserve is kept until all is written.
+        """
+        reserve = self.root / "reserve"
+        chunks = self.content.counts[split] if self.layout else 0
+        with reserve.open("wb") as held:
+            os.posix_fallocate(held.fileno(), 0, _RESERVE_BYTES + min(chunks * _CHUNK_ENTRY_BYTES, _METADATA_CACHE_BYTES))
+        # v110: from there on metadata carry checksums. HDF5 2.0 crashed on metadata without them when a bit was turned.
+        # No cache of chunks: each is written once.
+        with h5py.File(self.file, "a", libver=("v110", "v110"), rdcc_nbytes=0) as file:
+            try:
+                yield file
+                file.flush()
+            finally:
+                reserve.unlink()
 
     def _write_records(self, group: h5py.Group, split: str, samples: Iterator[Sample]) -> list[tuple[int, int, int]]:
         assert self.content.shape is not None
