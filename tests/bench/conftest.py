@@ -1,11 +1,14 @@
-"""Records made up for tests: a run folder without a run."""
+"""Records made up for tests: a run folder without a run. And the command line, in this process and in one of its own."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,6 +16,7 @@ from bench import record
 from bench.experiment import Cell
 from bench.record import Epoch, Record
 
+ROOT = Path(__file__).parents[2]
 CELL_FIELDS = frozenset(Cell.model_fields)
 
 MakeRecord = Callable[..., Record]
@@ -91,3 +95,81 @@ def make() -> MakeRecord:
 @pytest.fixture
 def folder_of() -> MakeFolder:
     return written
+
+
+class Ended(NamedTuple):
+    """What a command line ended with."""
+
+    status: int
+    out: str
+    err: str
+
+
+def own(name: str) -> bool:
+    """Whether an environment variable would change what a command does or how it looks."""
+    return name.startswith("LOADSTONE_") or name in ("FORCE_COLOR", "COLUMNS")
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """For a process of its own: finds this repository's packages, and knows nothing of the user's settings."""
+    kept = {name: value for name, value in os.environ.items() if not own(name)}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "no_proxy": "*"}
+
+
+@pytest.fixture(scope="session")
+def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
+    """Starts ``loadstone`` in a process and a session of its own: ``start(folder, *arguments)``."""
+
+    def begin(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "bench.cli", *map(str, arguments)],
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def ended(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Ended]:
+    """Runs ``loadstone`` in a process of its own to its end."""
+
+    def run(folder: Path, *arguments: object) -> Ended:
+        with start(folder, *arguments) as process:
+            out, err = process.communicate(timeout=120)
+        return Ended(process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the user's settings, and without the network."""
+    for name in filter(own, list(os.environ)):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def loadstone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plain: None
+) -> Callable[..., Ended]:
+    """Runs ``loadstone`` in this process and in ``tmp_path``; an error that is not said in one line fails the test."""
+    from bench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Ended:
+        with pytest.raises(SystemExit) as end:
+            main(args=[str(argument) for argument in arguments], prog_name="loadstone")
+        found = Ended(int(end.value.code or 0), *capsys.readouterr())
+        assert all(line.startswith("loadstone: ") for line in found.err.splitlines()), found.err
+        assert len(found.err.splitlines()) <= 1, found.err
+        return found
+
+    return run

@@ -1,0 +1,64 @@
+"""The machine as records describe it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import machine
+
+
+def test_the_environment_is_plain_json(tmp_path: Path) -> None:
+    """It stands in ``environment.json`` as it is, with what a caption needs."""
+    found = machine.environment(tmp_path, threads=3, device="cpu", notes=["a note"])
+    assert json.loads(json.dumps(found)) == found
+    assert (found["threads"], found["device"], found["notes"]) == (3, "cpu", ["a note"])
+    assert found["torch"] == found["versions"]["torch"]
+    assert f"{len(os.sched_getaffinity(0))} cores" in found["machine"]
+
+
+def test_the_environment_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No user, host or folder: records are published."""
+    monkeypatch.chdir(tmp_path)
+    text = json.dumps(machine.environment(Path("stores"), threads=1, device="cpu"))
+    assert str(tmp_path) not in text
+    assert str(Path.home()) not in text or Path.home() == Path("/")
+    for name in (socket.gethostname(), getpass.getuser()):
+        assert f'"{name}"' not in text
+
+
+def test_the_file_system_is_that_of_the_nearest_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nested mounts the inner one counts; a folder that is not there yet has its parent's."""
+
+    class Mount:
+        def __init__(self, mountpoint: str, fstype: str) -> None:
+            self.mountpoint, self.fstype = mountpoint, fstype
+
+    mounts = [Mount("/", "ext4"), Mount("/data", "xfs"), Mount("/database", "zfs")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
+    assert machine.filesystem(Path("/data/stores")) == "xfs"
+    assert machine.filesystem(Path("/elsewhere")) == "ext4"
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [])
+    assert machine.filesystem(Path("/data")) == "unknown"
+
+
+def test_the_processor_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux gives it; where it gives none, the architecture."""
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "processor: 0\nmodel name\t: A Processor  \n")
+    assert machine.processor() == "A Processor"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "nothing here")
+    assert machine.processor() == platform.machine()
+
+
+def test_versions_are_those_installed() -> None:
+    """A library that is not installed is left out, not made up."""
+    found = machine.versions()
+    assert {"loadstone", "torch", "numpy"} <= set(found)
+    assert set(found) <= set(machine.LIBRARIES)

@@ -1,0 +1,188 @@
+"""One run: what its record holds, and that equal work is equal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from bench import worker
+from bench.experiment import Cell
+from bench.record import Epoch
+from bench.worker import Job
+from datasets.errors import PathRefused, StoreCorrupt, UnknownName
+from datasets.registry import open_source
+from loaders import order
+from loaders.pack import pack
+from train.protocol import protocol
+
+Run = Callable[..., dict[str, Any]]
+
+DATA = "synthetic:train=300,val=40,size=16,classes=4"
+BACKENDS = ("filesystem", "hdf5", "hdf5:h5py", "hdf5_chunked", "memory", "mmap")
+EPOCHS = protocol("quick").epochs
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """A run sets torch's global state for its process; here that process goes on."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One data set in every format."""
+    root = tmp_path_factory.mktemp("stores")
+    source = open_source(DATA, root)
+    return {name: pack(source, name, root).root for name in dict.fromkeys(each.partition(":")[0] for each in BACKENDS)}
+
+
+@pytest.fixture
+def run(stores: dict[str, Path]) -> Run:
+    """Runs a cell in this process; other fields are the cell's."""
+
+    def call(mode: str, backend: str = "mmap", *, seed: int = 3, tell: worker.Tell = lambda *_: None, **fields: Any) -> Any:
+        fields = {"model": None if mode == "load" else "resnet8", "protocol": "quick"} | fields
+        cell = Cell(dataset=DATA, backend=backend, mode=mode, codec="raw", **fields)
+        return worker.run(Job(cell, stores[cell.backend_name], None, seed, 1, "cpu"), tell)
+
+    return call
+
+
+def test_training_says_all_that_a_record_needs(run: Run) -> None:
+    """Every epoch's times, a loss a step, scores on the validation pictures, and what the run took."""
+    told: list[tuple[int, int, Epoch]] = []
+    found = run("train", tell=lambda *news: told.append(news))
+    assert [number for number, _, _ in told] == list(range(EPOCHS))
+    assert {epochs for _, epochs, _ in told} == {EPOCHS}
+    assert tuple(epoch for _, _, epoch in told) == found["epochs"]
+    assert all(epoch.images == 300 and epoch.passes == 1 for epoch in found["epochs"])
+    assert all(epoch.total == pytest.approx(epoch.wait + epoch.copy_ + epoch.step) for epoch in found["epochs"])
+    assert all(0 < epoch.first_batch < epoch.total for epoch in found["epochs"])
+    assert len(found["losses"]) == EPOCHS * 3
+    assert (found["train_images"], found["val_images"]) == (300, 40)
+    assert 0 <= found["macro_f1"] <= 1
+    assert found["accuracy"] * 40 == pytest.approx(round(found["accuracy"] * 40))
+    assert (found["threads"], found["device"]) == (1, "cpu")
+    assert found["path_taken"]
+    assert found["cpu_seconds"] > 0
+    assert found["pss_bytes"] > 10 * 2**20
+    assert found["bytes_read"] >= 0
+
+
+def test_the_digests_are_those_of_the_order_and_the_pixels(run: Run, tmp_path: Path) -> None:
+    """The order is the project's own, of the round's seed; the pixels are the publisher's in that order."""
+    indices = order.order(300, 3, 0)
+    pixels = np.stack([np.asarray(example.picture) for example in open_source(DATA, tmp_path).examples("train")])
+    found = run("load")
+    assert found["order_sha256"] == hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
+    assert found["pixel_sha256"] == hashlib.sha256(pixels[indices].tobytes()).hexdigest()
+    other = run("load", seed=4)
+    assert other["order_sha256"] != found["order_sha256"]
+    assert other["pixel_sha256"] != found["pixel_sha256"]
+
+
+def test_a_limit_takes_the_same_pictures_in_every_run(run: Run) -> None:
+    """The digest is that of the limited order; a picture count of the record is what was delivered."""
+    found = run("load", limit=130)
+    subset = order.subset(300, 130)
+    assert found["order_sha256"] == order.digest(subset[order.order(130, 3, 0)])
+    assert found["train_images"] == 130
+    assert all(epoch.images == 130 * epoch.passes for epoch in found["epochs"])
+
+
+def test_equal_work_is_equal_whatever_the_format(run: Run) -> None:
+    """Order, pixels, every loss and both scores are the same bit for bit over all formats, fetches and workers."""
+    ways: list[dict[str, Any]] = [{"backend": backend} for backend in BACKENDS]
+    ways += [{"backend": "mmap", "workers": 2}, {"backend": "hdf5", "fetch": "item"}]
+    same = ("order_sha256", "pixel_sha256", "losses", "accuracy", "macro_f1")
+    found = {str(way): tuple(result[key] for key in same) for way in ways for result in [run("train", **way)]}
+    assert len(set(found.values())) == 1, found
+
+
+def test_loading_is_repeated_until_it_can_be_timed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass over little data takes less than a timer is good for: passes fill the time, and the first stands alone."""
+    monkeypatch.setattr(worker, "LOAD_SECONDS", 0.1)
+    found = run("load")
+    first, *measured = found["epochs"]
+    assert first.passes == 1
+    assert len(found["epochs"]) == EPOCHS
+    assert len({epoch.passes for epoch in measured}) == 1
+    assert measured[0].passes > 1
+    assert all(epoch.images == 300 * epoch.passes for epoch in measured)
+    assert all(0.02 < epoch.total < 5 for epoch in measured)
+    assert "losses" not in found
+
+
+def test_loading_that_is_slow_enough_is_not_repeated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass over much data is a timed unit."""
+    monkeypatch.setattr(worker, "LOAD_SECONDS", 1e-9)
+    assert {epoch.passes for epoch in run("load")["epochs"]} == {1}
+
+
+def test_compute_repeats_batches_and_loads_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many pictures and steps as in training, the smaller last batch too; the batches wait in place."""
+    monkeypatch.setattr(worker, "COMPUTE_BATCHES", 2)
+    found = run("compute", "memory")
+    assert [epoch.images for epoch in found["epochs"]] == [300] * EPOCHS
+    assert len(found["losses"]) == EPOCHS * 3
+    assert all(epoch.wait < 0.1 * epoch.total for epoch in found["epochs"])
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(1, 1), (128, 1), (129, 2)])
+def test_compute_has_the_steps_of_training(run: Run, limit: int, steps: int) -> None:
+    """However few batches there are."""
+    found = run("compute", "memory", limit=limit)
+    assert [epoch.images for epoch in found["epochs"]] == [limit] * EPOCHS
+    assert len(found["losses"]) == EPOCHS * steps
+
+
+def test_the_path_taken_is_recorded(run: Run) -> None:
+    """Two rows of one format say by which code they were read."""
+    assert run("load", "hdf5:h5py")["path_taken"] == "h5py"
+    assert "offset" in run("load", "hdf5:offset")["path_taken"]
+    assert "offset" in run("load", "hdf5")["path_taken"]
+
+
+def test_a_path_asked_for_by_name_is_not_replaced(run: Run, stores: dict[str, Path], tmp_path: Path) -> None:
+    """Where it can't serve the run fails; asked for the format alone, it falls back and says so."""
+    file = stores["hdf5"] / "store.h5"
+    whole = file.read_bytes()
+    try:
+        with h5py.File(file, "a") as store:
+            for split in ("train", "val"):
+                images = store[split]["images"][:]
+                del store[split]["images"]
+                store[split].create_dataset("images", data=images, chunks=(1, 16, 16, 3))
+        with pytest.raises(PathRefused, match="in chunks"):
+            run("load", "hdf5:offset")
+        assert "h5py" in run("load", "hdf5")["path_taken"]
+    finally:
+        file.write_bytes(whole)
+
+
+def test_a_path_that_is_none_is_refused(run: Run) -> None:
+    """``hdf5_chunked`` has no contiguous data, and so no path by its offset."""
+    with pytest.raises(UnknownName, match="h5py"):
+        run("load", "hdf5_chunked:offset")
+
+
+def test_a_store_cut_short_is_said(run: Run, stores: dict[str, Path]) -> None:
+    """The error is the store's, and names it."""
+    file = stores["mmap"] / "train.bin"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(StoreCorrupt, match="mmap"):
+            run("load")
+    finally:
+        file.write_bytes(whole)
