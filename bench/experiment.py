@@ -67,8 +67,10 @@ class Cell(Frozen):
     def label(self) -> str:
         """A short name for progress and errors."""
         parts = [self.dataset, self.backend, self.codec or "", self.model or "", self.mode]
-        if self.mode != "compute":
-            parts.append(f"{self.fetch}/{self.workers}w")
+        if self.fetch == "item":
+            parts.append("by item")
+        if self.workers:
+            parts.append(f"{self.workers} worker{'' if self.workers == 1 else 's'}")
         return " ".join(part for part in parts if part)
 
 

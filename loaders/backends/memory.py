@@ -28,6 +28,9 @@ class MemoryReader(MmapReader):
         super().__init__(store, split)
         self._handle = self._open()
 
+    def close(self) -> None:
+        """Nothing: the split stays in RAM, to be shared with workers forked later, until the reader is dropped."""
+
     def _bytes(self, file: Path) -> tuple[Pixels, str]:
         return np.fromfile(file, np.uint8), ""
 

@@ -62,8 +62,8 @@ def test_a_log_gets_a_line_a_run(make: MakeRecord) -> None:
         watch.ended(bad)
     lines = file.getvalue().rstrip().splitlines()
     assert lines == [
-        "[1/4] round 1/2  cifar10 mmap resnet8 train batch/0w: 1 s an epoch, 512 images/s  (30 s left)",
-        "[2/4] round 2/2  cifar10 hdf5:h5py resnet8 train batch/0w: failed: it broke [here]  (20 s left)",
+        "[1/4] round 1/2  cifar10 mmap resnet8 train: 1 s an epoch, 512 images/s  (30 s left)",
+        "[2/4] round 2/2  cifar10 hdf5:h5py resnet8 train: failed: it broke [here]  (20 s left)",
     ]
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", file.getvalue())
 
@@ -75,7 +75,7 @@ def test_a_terminal_shows_what_is_running(make: MakeRecord) -> None:
     with Watch(Console(file=file, width=160, force_terminal=True), [ok.cell], 2) as watch:
         watch.started(ok.cell, 0)
         watch.epoch(ok.cell, 1, 3, ok.epochs[1])
-    assert "image_folder:[red] mmap resnet8 train batch/0w  epoch 2/3  512 images/s" in file.getvalue()
+    assert "image_folder:[red] mmap resnet8 train  epoch 2/3  512 images/s" in file.getvalue()
 
 
 def test_packing_is_told_to_a_log_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,153 @@
+"""The files are what they say, to other programs: NumPy, Pillow, torchvision, h5py and h5ls."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder
+
+from loaders.backends.hdf5 import Hdf5Store
+from loaders.pack import pack
+from tests.loaders.sources import CLASSES, Expected, decoded, expected
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+COUNTS = {"train": 11, "val": 4}
+CIFAR = expected("raw", name="cifar10", size=(32, 32), counts=COUNTS)
+PHOTOS = expected("jpeg", name="photos", differing=True, counts=COUNTS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the stores that docs/formats.md reads."""
+    made = tmp_path_factory.mktemp("formats")
+    for wanted in (CIFAR, PHOTOS):
+        for backend in ("mmap", "filesystem", "hdf5"):
+            pack(wanted.source, backend, made / "stores")
+    return made
+
+
+def title(block: str) -> str:
+    """The store that a block reads."""
+    return "-".join(re.findall(r"stores/(\w+)/(\w+)/(\w+)", block)[0])
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=title)
+def test_the_document_s_code_reads_the_files(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every piece of Python in docs/formats.md runs as it stands and finds sample 7 of train."""
+    monkeypatch.chdir(folder)
+    assert "loaders" not in block
+    found: dict[str, Any] = {}
+    exec(compile(block, str(DOCUMENT), "exec"), found)
+    wanted = PHOTOS if "photos" in block else CIFAR
+    assert (np.asarray(found["picture"]) == wanted.pictures["train"][7]).all()
+    assert found["label"] == wanted.labels["train"][7]
+    assert found.get("name", CLASSES[found["label"]]) == CLASSES[found["label"]]
+
+
+def test_the_document_reads_each_format() -> None:
+    """No format that has files of its own is left out."""
+    assert {title(block).rpartition("-")[2] for block in BLOCKS} == {"mmap", "filesystem", "hdf5"}
+    assert len(BLOCKS) == 8
+
+
+FORMS: dict[str, tuple[Expected, str]] = {
+    "raw": (expected("raw", counts=COUNTS), "ppm"),
+    "raw-grey": (expected("raw", channels=1, counts=COUNTS), "pgm"),
+    "raw-differing": (expected("raw", differing=True, counts=COUNTS), "ppm"),
+    "png": (expected("png", counts=COUNTS), "png"),
+    "jpeg": (expected("jpeg", differing=True, counts=COUNTS), "jpg"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_image_folder_reads_the_filesystem_store(form: str, tmp_path: Path) -> None:
+    """ImageFolder of torchvision finds every picture of a split, with its pixels and its class."""
+    wanted, extension = FORMS[form]
+    store = pack(wanted.source, "filesystem", tmp_path, codec=wanted.codec)
+    for split, count in COUNTS.items():
+        folder = ImageFolder(str(store.root / split))
+        assert folder.classes == list(CLASSES)
+        assert len(folder) == count
+        for (path, _), (image, label) in zip(folder.samples, folder, strict=True):
+            index = int(Path(path).stem)
+            assert Path(path).suffix == f".{extension}"
+            assert label == wanted.labels[split][index]
+            assert (np.asarray(image) == wanted.pictures[split][index]).all()
+
+
+def test_png_and_jpeg_files_hold_the_payload_alone(tmp_path: Path) -> None:
+    """The files of png and jpeg are the payloads themselves."""
+    for form in ("png", "jpeg"):
+        wanted, extension = FORMS[form]
+        store = pack(wanted.source, "filesystem", tmp_path, codec=wanted.codec)
+        file = next((store.root / "val").rglob(f"00000002.{extension}"))
+        assert file.read_bytes() == wanted.payloads["val"][2]
+        assert file.parent.name == CLASSES[wanted.labels["val"][2]]
+
+
+@pytest.mark.parametrize("backend", ["hdf5", "hdf5_chunked", "hdf5_gzip"])
+@pytest.mark.parametrize("form", ["raw", "raw-grey"])
+def test_h5py_reads_pictures_of_one_size(form: str, backend: str, tmp_path: Path) -> None:
+    """Images are one dataset of n pictures in the layout that the name says, labels one of n numbers."""
+    wanted, _ = FORMS[form]
+    store = pack(wanted.source, backend, tmp_path)
+    with h5py.File(store.root / "store.h5") as file:
+        for split in COUNTS:
+            images = file[f"/{split}/images"]
+            assert images.dtype == np.uint8
+            assert (images[:] == np.stack(wanted.pictures[split])).all()
+            assert file[f"/{split}/labels"][:].tolist() == wanted.labels[split]
+            assert list(file[f"/{split}"].attrs["classes"]) == list(CLASSES)
+            layout = {"hdf5": (None, None), "hdf5_chunked": ((1, *images.shape[1:]), None)}
+            assert (images.chunks, images.compression) == layout.get(backend, ((1, *images.shape[1:]), "gzip"))
+            assert images.shuffle == (backend == "hdf5_gzip")
+
+
+@pytest.mark.parametrize(("backend", "form"), [("hdf5", "jpeg"), ("hdf5", "raw-differing"), ("hdf5_gzip", "raw-differing")])
+def test_h5py_reads_pictures_of_differing_sizes(backend: str, form: str, tmp_path: Path) -> None:
+    """Payloads lie back to back behind their offsets, with sizes beside them."""
+    wanted, _ = FORMS[form]
+    store = pack(wanted.source, backend, tmp_path)
+    with h5py.File(store.root / "store.h5") as file:
+        group = file["val"]
+        data, offsets, sizes = group["bytes"][:], group["offsets"][:], group["sizes"][:]
+    assert sizes.tolist() == [list(pixels.shape[:2]) for pixels in wanted.pictures["val"]]
+    for index, pixels in enumerate(wanted.pictures["val"]):
+        held = data[offsets[index] : offsets[index + 1]]
+        found = decoded(held.tobytes(), 3) if wanted.codec == "jpeg" else held.reshape(pixels.shape)
+        assert (found == pixels).all()
+
+
+def test_more_than_a_slab_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures written in several slabs lie in their places, in datasets and in bytes."""
+    monkeypatch.setattr("loaders.backends.hdf5._SLAB_BYTES", 1000)
+    for form in ("raw", "jpeg"):
+        wanted, _ = FORMS[form]
+        store = pack(wanted.source, "hdf5", tmp_path)
+        payloads = store.reader("train").payloads(np.arange(11))
+        assert [bytes(payload) for payload in payloads] == wanted.payloads["train"]
+
+
+def test_nothing_else_lies_in_the_store(tmp_path: Path) -> None:
+    """The reserve and the spool of packing are gone: the folder holds the file and the manifest."""
+    store = pack(PHOTOS.source, "hdf5", tmp_path)
+    assert isinstance(store, Hdf5Store)
+    assert sorted(path.name for path in store.root.iterdir()) == ["manifest.json", "store.h5"]
+
+
+@pytest.mark.skipif(shutil.which("h5ls") is None, reason="h5ls is not installed (Debian: hdf5-tools)")
+def test_h5ls_lists_the_file(tmp_path: Path) -> None:
+    """HDF5's own tool lists the datasets with their shapes."""
+    store = pack(CIFAR.source, "hdf5", tmp_path)
+    listed = subprocess.run(["h5ls", "-r", store.root / "store.h5"], capture_output=True, text=True, check=True).stdout
+    words = {tuple(line.split(None, 1)) for line in listed.splitlines()}
+    assert ("/train/images", "Dataset {11, 32, 32, 3}") in words
+    assert ("/val/labels", "Dataset {4}") in words
