@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.utils.data
 
-from datasets.errors import LoadstoneError, UnknownName
+from datasets.errors import LoadstoneError, UnknownName, UsageError
 from loaders import order
 from loaders.order import Draws, Indices
 from loaders.pack import open_store
@@ -207,6 +207,9 @@ class Plan:
     pin_memory: bool
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "image_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.engine not in ENGINES:
             raise UnknownName("engine", self.engine, ENGINES)
         if self.fetch not in FETCHES:
@@ -245,7 +248,7 @@ def loader(
         pin_memory: deliver in page-locked memory, for a GPU.
 
     Raises:
-        UnknownName: a split, engine or fetch that is not there. DataError: the store can't be used.
+        UnknownName: a split, engine or fetch that is not there. UsageError: a size under 1. DataError: the store can't be used.
     """
     found = open_store(Path(store)) if isinstance(store, Path | str) else store
     if split not in found.content.counts:

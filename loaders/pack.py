@@ -159,9 +159,8 @@ def _samples(store: Store, source: Source, split: str, digest: ContentDigest, pr
         except codecs.UndecodableError as error:
             raise DatasetCorrupt(source.info.name, Path(source.where(split, index)), str(error)) from error
         if content.shape is not None and (height, width) != content.shape[:2]:
-            raise DatasetCorrupt(
-                source.info.name, Path(split), f"example {index} is {height} x {width}, not {content.shape[:2]}"
-            )
+            what = f"{height} x {width} pixels where {content.shape[0]} x {content.shape[1]} belong"
+            raise DatasetCorrupt(source.info.name, Path(source.where(split, index)), what)
         digest.add(example.label, payload)
         progress(1)
         yield Sample(payload, example.label, height, width)

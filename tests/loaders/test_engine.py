@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import loaders
-from datasets.errors import SampleCorrupt, StoreMissing, UnknownName
+from datasets.errors import SampleCorrupt, StoreMissing, UnknownName, UsageError
 from loaders import loader, order
 from loaders.backends.filesystem import FilesystemStore
 from loaders.backends.mmap import MmapReader
@@ -182,6 +182,13 @@ def test_an_unknown_name_gets_the_nearest(store: Store, options: dict[str, Any],
     with pytest.raises(UnknownName) as caught:
         loader(store, **options)
     assert caught.value.nearest == nearest
+
+
+@pytest.mark.parametrize("option", ["batch_size", "image_size"])
+def test_a_size_under_one_is_refused(store: Store, option: str) -> None:
+    """A batch or picture of no size is a mistake of the call, and is called one."""
+    with pytest.raises(UsageError, match=option):
+        loader(store, **{option: 0})  # type: ignore[arg-type]
 
 
 def test_a_store_is_named_by_its_folder(store: Store) -> None:
