@@ -88,7 +88,7 @@ LISTS: dict[str, Callable[[Place], Iterable[Row]]] = {
 
 def show_machine(place: Place) -> None:
     """Print what records say of this machine."""
-    facts = machine.environment(place.stores, threads=machine.cores(), device="cuda" if machine.gpu() else "cpu")
+    facts = machine.environment(place.stores, threads=machine.cores(), device=machine.device(None))
     rows = [(name, str(value)) for name, value in facts.items() if name not in ("versions", "notes")]
     rows += [("", f"{library} {version}") for library, version in facts["versions"].items()]
     rows += [("data sets", str(place.data_dir)), ("stores", str(place.stores))]

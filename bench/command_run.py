@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import fnmatch
 import functools
@@ -54,6 +55,7 @@ def execute(name: str, place: Place, options: Options) -> int:
         return 0
     if options.out is not None and (options.out / RUNS).exists():
         raise UsageError(f"{options.out} holds the records of another run; name another folder with --out")
+    options = dataclasses.replace(options, device=machine.device(options.device))
     preparation = Preparation(place, chosen, console.print, functools.partial(packing, console))
     with preparation.cleanup:
         preparation.check()
@@ -108,7 +110,7 @@ def _measure(
     from bench.runner import Runner
 
     threads = options.threads or machine.cores()
-    device = options.device or ("cuda" if machine.gpu() else "cpu")
+    device = options.device or "cpu"
     environment = machine.environment(place.stores, threads=threads, device=device, notes=notes)
     write(folder / EXPERIMENT, experiment.dump(chosen).encode())
     write(folder / ENVIRONMENT, (json.dumps({**environment, "experiment": chosen.name}, indent=1) + "\n").encode())

@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from datasets.errors import Unavailable
+
 LIBRARIES = ("loadstone", "torch", "torchvision", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "scipy", "torchmetrics")
 
 
@@ -43,6 +45,23 @@ def gpu() -> str:
         found = re.search(r"^Model:\s*(.+)$", card.read_text(encoding="utf-8"), re.MULTILINE)
         return found[1].strip() if found else "NVIDIA GPU"
     return ""
+
+
+def device(asked: str | None) -> str:
+    """Where models train: as asked for, else ``cuda`` where torch can use a GPU, else ``cpu``.
+
+    Raises:
+        Unavailable: ``cuda`` was asked for and torch can't use one.
+    """
+    if asked == "cpu" or (asked is None and not gpu()):
+        return "cpu"
+    import torch  # only now: the command line does without it where there is no GPU
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if asked is not None:
+        raise Unavailable("cuda", "torch finds no GPU that it can use", "leave out --device, or say --device cpu")
+    return "cpu"
 
 
 def versions() -> dict[str, str]:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from bench import machine
+from datasets.errors import Unavailable
 
 
 def test_the_environment_is_plain_json(tmp_path: Path) -> None:
@@ -62,3 +64,29 @@ def test_versions_are_those_installed() -> None:
     found = machine.versions()
     assert {"loadstone", "torch", "numpy"} <= set(found)
     assert set(found) <= set(machine.LIBRARIES)
+
+
+@pytest.mark.parametrize(
+    ("card", "usable", "asked", "found"),
+    [
+        ("", False, None, "cpu"),
+        ("", True, "cpu", "cpu"),
+        ("H100", True, None, "cuda"),
+        ("H100", False, None, "cpu"),
+        ("", True, "cuda", "cuda"),
+    ],
+)
+def test_a_gpu_is_used_where_torch_can(
+    card: str, usable: bool, asked: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card whose driver torch can't use is as good as none; and what was asked for is taken."""
+    monkeypatch.setattr(machine, "gpu", lambda: card)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    assert machine.device(asked) == found
+
+
+def test_a_gpu_that_was_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training on the CPU instead would be another measurement."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unavailable, match="--device cpu"):
+        machine.device("cuda")
