@@ -84,13 +84,13 @@ def nothing_is_left(context: ForkServerContext) -> Iterator[None]:
 
 
 def processes() -> set[psutil.Process]:
-    """All below this one that run."""
+    """All below this one that run, but for the database server that other tests keep."""
     return {each for each in psutil.Process().children(recursive=True) if is_alive(each)}
 
 
 def is_alive(process: psutil.Process) -> bool:
     try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
+        return process.status() != psutil.STATUS_ZOMBIE and process.name() != "postgres"
     except psutil.NoSuchProcess:
         return False
 

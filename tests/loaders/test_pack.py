@@ -269,7 +269,7 @@ def test_a_picture_of_another_size_is_refused(codec: CodecName, tmp_path: Path) 
     """Where the source says that all pictures have one size, one of another size is an error, not a wrong record."""
     train = [Example(np.zeros((12, 10, 3), np.uint8), 0), Example(np.zeros((10, 12, 3), np.uint8), 0)]
     source = ListSource({"train": train, "val": train[:1]}, shape=(12, 10, 3))
-    with pytest.raises(DatasetCorrupt, match="example 1 is 10 x 12"):
+    with pytest.raises(DatasetCorrupt, match="10 x 12 pixels where 12 x 10 belong"):
         pack(source, "mmap", tmp_path, codec=codec)
     assert not leftovers(tmp_path)
 

@@ -68,6 +68,8 @@ def tcp_server(folder: Path) -> Iterator[str]:
     """The same binaries as a user's own server: over TCP, with a password; its DSN without the password."""
     install, account = postgres_install.find(), Account.choose()
     assert install is not None
+    if not install.reachable(account):
+        install = install.copied_to(folder)
     data, secret, port = folder / "data", folder / "secret", free_port()
     data.mkdir(0o700)
     secret.write_text(PASSWORD + "\n", encoding="ascii")

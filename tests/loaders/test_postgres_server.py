@@ -91,7 +91,8 @@ def test_stop_leaves_nothing_but_the_cluster(stores: Path) -> None:
     assert is_gone(pid)
     assert not sockets.exists()
     assert not (server.folder / "server.json").exists()
-    assert sorted(path.name for path in server.folder.iterdir()) == ["data", "lock", "log"]
+    left = {path.name for path in server.folder.iterdir() if not path.name.startswith("postgresql-")}  # copied binaries
+    assert left == {"data", "lock", "log"}
 
 
 def test_tables_outlive_the_server(stores: Path) -> None:
