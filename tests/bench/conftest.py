@@ -122,10 +122,12 @@ def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
     """Starts ``loadstone`` in a process and a session of its own: ``start(folder, *arguments)``."""
 
     def begin(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+        # What a killed one leaves goes with the folder, where that is short enough for a socket's path of 107 bytes.
+        scratch = {"TMPDIR": str(folder)} if len(str(folder)) < 60 else {}
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "bench.cli", *map(str, arguments)],
             cwd=folder,
-            env=environment,
+            env=environment | scratch,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -25,6 +25,7 @@ from bench.cli import main
 from bench.runner import turns
 from datasets.archive import Archive
 from datasets.cifar import Cifar10
+from loaders.postgres_server import EmbeddedServer
 
 Call = Callable[..., Any]
 
@@ -486,7 +487,7 @@ def test_ctrl_c_keeps_what_has_finished(long: tuple[subprocess.Popen[str], Path]
     assert left_of(processes) == []
 
 
-def test_a_killed_run_leaves_no_process_and_no_half_record(long: tuple[subprocess.Popen[str], Path]) -> None:
+def test_a_killed_run_leaves_no_process_and_no_half_record(long: tuple[subprocess.Popen[str], Path], place: Path) -> None:
     """SIGKILL of the command alone ends the run that was on, its workers and the database; a report can still be made."""
     process, out = long
     processes = running(process)
@@ -495,6 +496,8 @@ def test_a_killed_run_leaves_no_process_and_no_half_record(long: tuple[subproces
     assert left_of(processes) == []
     assert (out / "runs.jsonl").read_bytes().endswith(b"\n")
     assert [(each.status, each.cell.mode) for each in record.read(out)] == [("ok", "load")]
+    with EmbeddedServer(place / "stores"):  # removes what the killed one could not
+        pass
 
 
 # Stores and lists
