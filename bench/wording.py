@@ -218,13 +218,17 @@ def _ranking(best: Row, rows: Sequence[Row], names: Mapping[Cell, str]) -> str:
 
 
 def _advice(best: Row, formats: Sequence[Row], names: Mapping[Cell, str]) -> str:
+    """The format to use: of those whose training can't be told from the fastest's, the one that loads fastest by itself."""
     if any(doubt.kind == "spread" for row in formats for doubt in row.doubts):
         return "Runs spread over 10 % of their mean: repeat it on a quiet machine before relying on this."
     if best.runs <= _FEW_RUNS:
         return "Two runs leave wide intervals: a new experiment of more rounds would tell more rows apart."
-    ties = [names[row.cell] for row in formats if row.tied_best]
-    equal = f"; {_listed(ties)} {'is its equal' if len(ties) == 1 else 'are its equals'}" if ties else ""
-    return f"For this data and machine use {names[best.cell]}{equal}."
+    ties = [row for row in formats if row.tied_best]
+    chosen = max([best, *ties], key=lambda row: row.load_images_per_second or 0.0)
+    others = [names[row.cell] for row in [best, *ties] if row is not chosen]
+    why = "" if chosen is best else ", which of these loads fastest by itself"
+    equal = f"; {_listed(others)} {'is its equal' if len(others) == 1 else 'are its equals'} in training" if others else ""
+    return f"For this data and machine use {names[chosen.cell]}{why}{equal}."
 
 
 def _listed(names: Sequence[str]) -> str:

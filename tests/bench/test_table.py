@@ -159,7 +159,16 @@ def test_the_verdict_of_training_that_the_model_limits(records: list[Record]) ->
     """A cost of 1 % with a narrow interval, and one equal."""
     assert tables(records)[0].verdict == (
         "Training is limited by the model here: the best loader, mmap, costs 1.0 % [1.0, 1.0] of an epoch. "
-        "Fastest: mmap; not distinguishable from it: hdf5. For this data and machine use mmap; hdf5 is its equal."
+        "Fastest: mmap; not distinguishable from it: hdf5. For this data and machine use mmap; hdf5 is its equal in training."
+    )
+
+
+def test_of_equals_the_verdict_names_the_one_that_loads_fastest(make: MakeRecord) -> None:
+    """Chance put postgres first; loading by itself tells the two apart, and leaves room for a faster model."""
+    records = rounds(make, "postgres", [1.00, 1.01, 1.02]) + rounds(make, "mmap", [1.01, 1.01, 1.02])
+    records += rounds(make, "postgres", [0.5, 0.5, 0.5], mode="load") + rounds(make, "mmap", [0.1, 0.1, 0.1], mode="load")
+    assert tables(records)[0].verdict.endswith(
+        "use mmap, which of these loads fastest by itself; postgres is its equal in training."
     )
 
 
