@@ -176,10 +176,10 @@ THESIS_CPU = THESIS.model_copy(
 QUICK = THESIS.model_copy(
     update={
         "name": "quick",
-        "description": "The recipe of thesis in 1 warm-up and 2 measured epochs, evaluated on 512 images",
+        "description": "The recipe of thesis in 1 warm-up and 2 measured epochs, evaluated on 256 images",
         "epochs": 3,
         "image_size": 64,
-        "val_limit": 512,
+        "val_limit": 256,
     }
 )
 

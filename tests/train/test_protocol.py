@@ -121,7 +121,7 @@ def test_an_epoch_counts_its_last_batch(images: int, steps: int) -> None:
 
 def test_only_quick_evaluates_fewer_images() -> None:
     """Accuracy is over the whole validation set, but for the quick look."""
-    assert {name: each.val_limit for name, each in PROTOCOLS.items() if each.val_limit} == {"quick": 512}
+    assert {name: each.val_limit for name, each in PROTOCOLS.items() if each.val_limit} == {"quick": 256}
 
 
 def test_all_epochs_but_the_first_are_measured() -> None:
