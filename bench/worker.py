@@ -29,7 +29,8 @@ from bench.experiment import Cell
 from bench.record import Epoch
 from datasets.errors import LoadstoneError
 from loaders import order
-from loaders.engine import Batch, Loader, loader
+from loaders.engine import Batch
+from loaders.loading import Loader, loader
 from loaders.order import Draws
 from loaders.pack import open_store
 from loaders.store import Store

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loaders.engine import Batch, Loader, loader
+    from loaders.engine import Batch
+    from loaders.loading import Loader, loader
     from loaders.pack import open_store
 
 __all__ = ["Batch", "Loader", "loader", "open_store"]
 
-_HOMES = {"Batch": "engine", "Loader": "engine", "loader": "engine", "open_store": "pack"}
+_HOMES = {"Batch": "engine", "Loader": "loading", "loader": "loading", "open_store": "pack"}
 
 
 def __getattr__(name: str) -> Any:

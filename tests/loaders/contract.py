@@ -22,7 +22,7 @@ import numpy as np
 import loaders.backends
 from loaders import order
 from loaders.codec import Pixels
-from loaders.engine import Loader, loader
+from loaders.loading import Loader, loader
 from loaders.manifest import Manifest
 from loaders.order import Draws
 from loaders.pack import open_store, verify

@@ -17,7 +17,8 @@ from loaders import loader, order
 from loaders.backends.filesystem import FilesystemStore
 from loaders.backends.mmap import MmapReader
 from loaders.codec import Pixels
-from loaders.engine import Batch, Loader
+from loaders.engine import Batch
+from loaders.loading import Loader
 from loaders.order import Draws, Indices
 from loaders.pack import pack
 from loaders.store import Store
