@@ -67,9 +67,9 @@ class Session(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """What came with the rows of a batch, in the order asked for: label, height, width."""
+    """What came with the rows of a batch, in the order asked for: label, height, width; and for which indices."""
 
-    indices: Indices
+    indices: bytes
     numbers: npt.NDArray[np.int64]
 
 
@@ -98,7 +98,7 @@ class PostgresReader(Reader[Session]):
             undo.callback(connection.close)
             connection.execute("SET default_transaction_read_only = on")
             plain = self.content.record_bytes is not None and speaks_plainly(connection)
-            layout = self._layout(connection) if plain and not self._moved else None
+            layout = layout_of(connection, self._table, self._first, len(self)) if plain and not self._moved else None
             wire = self._wire(connection, layout is not None) if plain else None
             undo.pop_all()
         batch, one, numbers = (sql.SQL(query).format(self._table).as_bytes(connection) for query in (_BATCH, _ONE, _NUMBERS))
@@ -109,21 +109,6 @@ class PostgresReader(Reader[Session]):
         key = sql.Identifier("ctid" if by_place else "id")
         query = sql.SQL(_WIRE).format(self._table, key, sql.Literal(self.content.record_bytes))
         return Wire(connection, query, sql.SQL("tid[]" if by_place else "bigint[]"), self.content.record_bytes)
-
-    def _layout(self, connection: Connection) -> Layout | None:
-        """Told by the places of the first and the last row, if rows of one length were written one after another.
-
-        Only a guess: each batch looks at the ``id`` of every row that it gets.
-        """
-        query = sql.SQL("SELECT ctid::text FROM {} WHERE id IN (%s, %s) ORDER BY id").format(self._table)
-        found = connection.execute(query, (self._first, self._first + len(self) - 1)).fetchall()
-        if not found:
-            return None
-        (page, item), (last_page, last_item) = (_place(found[at][0]) for at in (0, -1))
-        pages, rows = last_page - page, len(self) - 1 + item - last_item
-        if pages == 0:
-            return Layout(page, item, item + len(self))
-        return Layout(page, item, rows // pages) if pages > 0 and rows > 0 and rows % pages == 0 else None
 
     def _close(self, handle: Session) -> None:
         if handle.wire is not None:
@@ -169,28 +154,31 @@ class PostgresReader(Reader[Session]):
 
     def _numbers_at(self, indices: Indices) -> npt.NDArray[np.int64]:
         """Label, height and width at ``indices``: those that came with the batch, or asked for. Never a whole column."""
-        if self._came is None or not np.array_equal(self._came.indices, indices):
+        if self._came is None or self._came.indices != indices.tobytes():
             with self._asking() as session:
                 self._take(indices, session.cursor.execute(session.numbers, (indices + self._first,), prepare=True).fetchall())
         assert self._came is not None
         return self._came.numbers
 
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
-        check_bounds(indices, len(self))
         if len(indices) == 1:
             return [self._payload(indices)]
+        check_bounds(indices, len(self))
         with self._asking() as session:
             rows = session.cursor.execute(session.batch, (indices + self._first,), prepare=True).fetchall()
         return [rows[place][4] for place in self._take(indices, rows)]
 
     def _payload(self, indices: Indices) -> Buffer:
         """One sample as people ask for it, and at no more cost than theirs: a plain query for its row."""
+        index = int(indices[0])
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} must be in [0, {len(self)})")
         with self._asking() as session:
-            row = session.cursor.execute(session.one, (int(indices[0]) + self._first,)).fetchone()
+            row = session.cursor.execute(session.one, (index + self._first,)).fetchone()
         if row is None:
-            raise self._missing(int(indices[0]))
+            raise self._missing(index)
         *numbers, image = row
-        self._came = _Columns(indices.copy(), np.array([numbers], np.int64))
+        self._came = _Columns(indices.tobytes(), np.array([numbers], np.int64))
         payload: bytes = image
         return payload
 
@@ -203,7 +191,7 @@ class PostgresReader(Reader[Session]):
         places, missing = self._places(indices, numbers[:, 0])
         if missing.any():
             raise self._missing(int(indices[missing.argmax()]))
-        self._came = _Columns(indices.copy(), numbers[places, 1:])
+        self._came = _Columns(indices.tobytes(), numbers[places, 1:])
         return places
 
     def _places(self, indices: Indices, found: Indices) -> tuple[Indices, npt.NDArray[np.bool_]]:
@@ -216,10 +204,10 @@ class PostgresReader(Reader[Session]):
         return np.append(by_id, 0)[places], missing
 
     def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
-        check_bounds(indices, len(self))
-        if len(indices) < 2 or self.handle.wire is None:
+        if len(indices) == 1 or self.handle.wire is None:
             super().read(indices, out, draws)
             return
+        check_bounds(indices, len(self))
         with self._asking() as session:
             assert session.wire is not None
             layout = session.layout
@@ -229,7 +217,7 @@ class PostgresReader(Reader[Session]):
         if missing.any():
             self._read_otherwise(indices, out, draws)
             return
-        self._came = _Columns(indices.copy(), self._numbers_of(rows)[places])
+        self._came = _Columns(indices.tobytes(), self._numbers_of(rows)[places])
         put(rows["image"], places, out)
 
     def _numbers_of(self, rows: Rows) -> npt.NDArray[np.int64]:
@@ -255,6 +243,22 @@ class PostgresReader(Reader[Session]):
             raise
 
 
+def layout_of(connection: Connection, table: sql.Identifier, first: int, count: int) -> Layout | None:
+    """Where ``count`` rows from id ``first`` on lie, told by the places of the first and the last, if all are equally long.
+
+    Only a guess: whoever reads by it has to look at the ``id`` of every row that comes.
+    """
+    query = sql.SQL("SELECT ctid::text FROM {} WHERE id IN (%s, %s) ORDER BY id").format(table)
+    found = connection.execute(query, (first, first + count - 1)).fetchall()
+    if not found:
+        return None
+    (page, item), (last_page, last_item) = (_place(found[at][0]) for at in (0, -1))
+    pages, rows = last_page - page, count - 1 + item - last_item
+    if pages == 0:
+        return Layout(page, item, item + count)
+    return Layout(page, item, rows // pages) if pages > 0 and rows > 0 and rows % pages == 0 else None
+
+
 def _place(text: str) -> tuple[int, int]:
     """Page and item of a ``ctid`` as text: ``(12,3)``."""
     page, _, item = text.strip("()").partition(",")
@@ -262,7 +266,7 @@ def _place(text: str) -> tuple[int, int]:
 
 
 def put(images: Pixels, places: Indices, out: Pixels) -> None:
-    """Copy each row of ``images``, uint8 (n, bytes), of any stride, to where ``places`` (B,) wants it in ``out`` (B, H, W, C)."""
+    """Copy rows of ``images``, uint8 (n, bytes), of any stride, into ``out``, uint8 (B, H, W, C): its row i is ``places[i]``."""
     flat = out.reshape(len(places), images.shape[1])
     if len(places) == len(images):
         flat[np.argsort(places)] = images  # none twice: one copy, by NumPy without the GIL
