@@ -266,7 +266,7 @@ def _place(text: str) -> tuple[int, int]:
 
 
 def put(images: Pixels, places: Indices, out: Pixels) -> None:
-    """Copy rows of ``images``, uint8 (n, bytes), of any stride, into ``out``, uint8 (B, H, W, C): its row i is ``places[i]``."""
+    """Copy rows of ``images``, uint8 (n, bytes), of any stride, into ``out``, uint8 (B, ...): row i is ``places[i]``."""
     flat = out.reshape(len(places), images.shape[1])
     if len(places) == len(images):
         flat[np.argsort(places)] = images  # none twice: one copy, by NumPy without the GIL

@@ -240,7 +240,23 @@ def test_raw_pictures_fill_the_batch(dsn: str, shape: tuple[int, int, int]) -> N
 
 def test_an_empty_batch_is_read(reader: PostgresReader) -> None:
     """No indices, no rows, no error."""
-    assert list(reader.payloads(np.empty(0, np.int64))) == []
+    none = np.empty(0, np.int64)
+    assert list(reader.payloads(none)) == []
+    assert read(reader, none).shape == (0, 8, 8, 3)
+    assert reader.labels_at(none).shape == (0,)
+
+
+def test_a_batch_cut_short_leaves_no_rows_for_the_next(reader: PostgresReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an interrupt amid an answer, the next batch is its own: the connection with the rest of that answer is left."""
+
+    def interrupted(wire: Wire) -> int:
+        raise KeyboardInterrupt
+
+    indices = np.array([4, 9])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Wire, "_receive", interrupted)
+        read(reader, indices)
+    assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "val"))[indices]).all()
 
 
 @pytest.mark.parametrize("index", [-1, 20])
