@@ -253,9 +253,10 @@ def test_a_batch_cut_short_leaves_no_rows_for_the_next(reader: PostgresReader, m
         raise KeyboardInterrupt
 
     indices = np.array([4, 9])
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Wire, "_receive", interrupted)
-        read(reader, indices)
+        with pytest.raises(KeyboardInterrupt):
+            read(reader, indices)
     assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "val"))[indices]).all()
 
 
@@ -469,6 +470,14 @@ def test_rows_out_of_order_are_read_by_id(embedded: EmbeddedServer, store: Postg
     indices = np.array([41, 0, 49, 7])
     with contextlib.closing(store.reader("train")) as reader:
         assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "train"))[indices]).all()
+
+
+def test_an_encrypted_connection_is_read_by_psycopg(reader: PostgresReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are not looked for on a socket that carries something else, and path_taken says what serves them."""
+    monkeypatch.setattr("loaders.postgres_reader.speaks_plainly", lambda _: False)
+    indices = np.array([7, 2, 19, 2])
+    assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "val"))[indices]).all()
+    assert reader.path_taken == "id = ANY, binary rows by psycopg, PLAIN; a single row by id"
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), None])

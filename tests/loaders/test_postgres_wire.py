@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from loaders.postgres_wire import Wire, row_type
+from loaders.postgres_wire import Wire, row_type, speaks_plainly
 
 BYTES = 6
 BOUND, READY = b"2\0\0\0\4", b"Z\0\0\0\5I"
@@ -124,3 +124,10 @@ def test_libpq_gets_its_socket_back_as_it_was(played: Played) -> None:
     """Between answers the socket does not block: libpq relies on it."""
     played.ask([ANSWER])
     assert not played.wire._socket.getblocking()
+
+
+@pytest.mark.parametrize(("tls", "gssapi"), [(True, False), (False, True), (False, False)])
+def test_encryption_is_seen(tls: bool, gssapi: bool) -> None:
+    """Only a connection without TLS and GSSAPI carries the protocol itself."""
+    connection: Any = SimpleNamespace(pgconn=SimpleNamespace(ssl_in_use=tls, used_gssapi=gssapi))
+    assert speaks_plainly(connection) == (not tls and not gssapi)
