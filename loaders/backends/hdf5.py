@@ -127,7 +127,8 @@ class Hdf5Store(Store):
             return OffsetReader(self, split)
         if readable and "chunks" in self.paths:
             return ChunkReader(self, split)
-        self.refuse_path(self.paths[0], "its data is laid out otherwise")
+        self.refuse_path("offset", "its data is in chunks")
+        self.refuse_path("chunks", "its chunks are cut or compressed otherwise than by gzip")
         return H5pyReader(self, split)
 
     def open(self) -> h5py.File:

@@ -186,7 +186,7 @@ def test_other_filters_are_left_to_h5py_by_name(tmp_path: Path) -> None:
     with contextlib.closing(open_store(store.root).reader("train")) as reader:
         assert reader.path_taken == "h5py"
         assert bytes(reader.payloads(np.array([4]))[0]) == wanted.payloads["train"][4]
-    with pytest.raises(PathRefused, match="laid out otherwise"):
+    with pytest.raises(PathRefused, match="compressed otherwise"):
         open_store(store.root, path="chunks").reader("train")
 
 
