@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench import checks, statistics
+from bench import checks, stats
 from bench.checks import Doubt
 from bench.experiment import Cell, Experiment
 from bench.record import Record
 from bench.runs import Runs, gather, mean
-from bench.statistics import Interval
+from bench.stats import Interval
 
 NOT_REACHED = "not reached"
 BOUND = "memory"  # the split in RAM: how fast any format could be, and none itself
@@ -86,7 +86,7 @@ class Row:
     @property
     def utilisation(self) -> Interval | None:
         """Compute time / epoch time, after MLPerf Storage's accelerator utilisation."""
-        return None if self.cost is None else statistics.complement(self.cost)
+        return None if self.cost is None else stats.complement(self.cost)
 
     def share(self, seconds: float | None) -> float | None:
         """A part of the epoch, as a fraction of it."""
@@ -140,12 +140,12 @@ def _timed(row: Row, one: Runs) -> Row:
         row,
         first_epoch_seconds=mean(epoch.seconds for epoch in first),
         first_batch_seconds=mean(epoch.first_batch for epoch in first),
-        accuracy=statistics.mean_interval(accuracy) if accuracy else None,
+        accuracy=stats.mean_interval(accuracy) if accuracy else None,
         macro_f1=mean(record.macro_f1 for record in records),
     )
     if not one.seconds:
         return row
-    epoch = statistics.mean_interval(list(one.seconds.values()))
+    epoch = stats.mean_interval(list(one.seconds.values()))
     images = mean(mean(part.images / part.passes for part in record.measured) for record in records)
     return replace(
         row,
@@ -176,8 +176,8 @@ def _cost(one: Runs, every: Sequence[Runs]) -> Interval | None:
     bound = next((other for other in every if _group(other) == (*_group(one)[:4], "compute")), None)
     if bound is None:
         return None
-    compute, train = statistics.paired(bound.seconds, one.seconds)
-    return statistics.cost_interval(compute, train) if train else None
+    compute, train = stats.paired(bound.seconds, one.seconds)
+    return stats.cost_interval(compute, train) if train else None
 
 
 def _memory_ratio(one: Runs, same: Sequence[Runs]) -> Interval | None:
@@ -187,8 +187,8 @@ def _memory_ratio(one: Runs, same: Sequence[Runs]) -> Interval | None:
     fastest = sorted(alike or memory, key=lambda other: math.fsum(other.seconds.values()) / len(other.seconds))
     if not fastest:
         return None
-    values, baseline = statistics.paired(one.seconds, fastest[0].seconds)
-    return statistics.ratio_interval(values, baseline) if values else None
+    values, baseline = stats.paired(one.seconds, fastest[0].seconds)
+    return stats.ratio_interval(values, baseline) if values else None
 
 
 def _load(one: Runs, every: Sequence[Runs]) -> Runs | None:
@@ -222,5 +222,5 @@ def _ranked(pairs: Sequence[tuple[Row, Runs]]) -> list[Row]:
 def _tied(one: Runs, other: Runs | None) -> bool | None:
     if other is None or other is one:
         return None
-    different = statistics.distinguishable(*statistics.paired(one.seconds, other.seconds))
+    different = stats.distinguishable(*stats.paired(one.seconds, other.seconds))
     return None if different is None else not different

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from bench.experiment import Cell
-from bench.statistics import Interval
+from bench.stats import Interval
 from bench.summary import Row
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from bench import numbers, wording
-from bench.statistics import Interval
+from bench.stats import Interval
 from bench.summary import Row
 from bench.wording import Setting
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench import latex, numbers, table, wording
 from bench.record import Record
-from bench.statistics import Interval
+from bench.stats import Interval
 from bench.summary import summary
 from bench.table import Table
 from bench.wording import Setting
