@@ -109,9 +109,7 @@ def _welch(above: Sequence[float], below: Sequence[float]) -> tuple[float, float
     total = math.fsum(parts)
     if not total:
         return 0.0, float(len(above) + len(below) - 2)
-    freedom = total**2 / math.fsum(
-        part**2 / (len(each) - 1) for part, each in zip(parts, (above, below), strict=True)
-    )
+    freedom = total**2 / math.fsum(part**2 / (len(each) - 1) for part, each in zip(parts, (above, below), strict=True))
     return math.sqrt(total), freedom
 
 
@@ -125,6 +123,12 @@ def complement(interval: Interval) -> Interval:
     low = None if interval.high is None else 1 - interval.high
     high = None if interval.low is None else 1 - interval.low
     return Interval(1 - interval.mean, low, high, interval.n)
+
+
+def minus_one(ratio: Interval) -> Interval:
+    """By how much a ratio is over 1."""
+    low, high = (None if bound is None else bound - 1 for bound in (ratio.low, ratio.high))
+    return Interval(ratio.mean - 1, low, high, ratio.n)
 
 
 def distinguishable(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> bool | None:
@@ -189,6 +193,7 @@ def rounds_needed(spread: float, difference: float, level: float = LEVEL, power:
         spread: of one round's log ratio, as ``ratio_spread`` finds it; an estimate, so the answer is one too.
         difference: such as 0.05.
         level: 1 - the p value at which a difference counts as found.
+        power: how often the new experiment is to find it.
     """
     if not spread:
         return 2

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from bench.experiment import Cell
+from bench.experiment import CALIBRATION, Cell
 from bench.stats import Interval
 from bench.summary import Row
 
@@ -25,7 +25,7 @@ _EMPTY = Row("", Cell(dataset="", backend="", protocol="", mode="load"), "", "",
 
 
 def _columns(row: Row) -> Mapping[str, object]:
-    cell = row.cell.model_dump(include=set(Cell.model_fields) - {"dataset"})
+    cell = row.cell.model_dump(include=set(Cell.model_fields) - {"dataset", *CALIBRATION})
     return {
         "dataset": row.dataset,
         **cell,
