@@ -197,6 +197,53 @@ def report(folder: Path) -> None:
 
 
 @main.command(
+    short_help="Compare two runs, such as of two machines.",
+    epilog=_examples(
+        "loadstone compare results/before results/after",
+        "loadstone compare results/laptop results/server --anyway",
+    ),
+)
+@click.argument("a", type=_PATH)
+@click.argument("b", type=_PATH)
+@click.option("--anyway", is_flag=True, help="Compare although the runs differ in what should be the same, and say in what.")
+def compare(a: Path, b: Path, anyway: bool) -> None:
+    """Compare the cells that the runs in folders A and B share: how many times as long an epoch takes in B.
+
+    Runs that differ in machine, versions, threads, device, protocol, data or order are refused, with what differs; if that is
+    what you want to compare, add --anyway. Exit status: 2 where they differ, or share no cell; 4 a folder holds no run.
+    """
+    from bench.compare import show
+
+    show(a, b, anyway=anyway)
+
+
+@main.command(
+    short_help="Say which storage format to use, from a run.",
+    epilog=_examples(
+        "loadstone recommend results/quick-2026-11-23-1",
+        "loadstone recommend results/quick-2026-11-23-1 --for disk",
+    ),
+)
+@click.argument("folder", type=_PATH)
+@click.option(
+    "--for",
+    "aim",
+    type=click.Choice(["speed", "disk", "memory"]),
+    default="speed",
+    show_default=True,
+    help="What matters: time of an epoch, bytes on disk, or memory of the processes.",
+)
+def recommend(folder: Path, aim: Any) -> None:
+    """Say which storage format to use on this machine and data, by the run in FOLDER: what is as good, what the rest costs.
+
+    Where the evidence is too thin, it says so, and how many rounds a new experiment would need.
+    """
+    from bench.command_recommend import show
+
+    show(folder, aim)
+
+
+@main.command(
     short_help="Measure how far this machine's figures can be trusted.",
     epilog=_examples(
         "loadstone calibrate --quick",

@@ -49,7 +49,7 @@ def report(folder: Path) -> Report:
         DataError: no records, or a line is none. ExperimentInvalid: ``experiment.toml`` is none. RoomError: can't write.
     """
     records = record.read(folder)
-    planned = _experiment(folder)
+    planned = planned_in(folder)
     place = wording.setting({**environment(folder), **({"experiment": planned.name} if planned else {})})
     rows = summary(records, planned)
     tables = table.tables(rows, place)
@@ -90,7 +90,12 @@ def _plots(records: list[record.Record], rows: list[Row], place: wording.Setting
     return plots.plots(records, rows, place)
 
 
-def _experiment(folder: Path) -> Experiment | None:
+def planned_in(folder: Path) -> Experiment | None:
+    """The experiment of a folder, as run; None where its file is missing.
+
+    Raises:
+        ExperimentInvalid: the file is none.
+    """
     path = folder / EXPERIMENT
     return experiment.parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
 
