@@ -7,7 +7,7 @@ from pathlib import Path
 from bench import record, table, verdict, wording
 from bench.progress import plain_console
 from bench.recommend import Aim
-from bench.report import environment, planned_in
+from bench.report import environment, planned_of
 from bench.summary import summary
 
 
@@ -18,7 +18,7 @@ def show(folder: Path, aim: Aim) -> None:
         DataError: no records. ExperimentInvalid: ``experiment.toml`` is none.
     """
     console = plain_console()
-    rows = summary(record.read(folder), planned_in(folder))
+    rows = summary(record.read(folder), planned_of(folder))
     place = wording.setting(environment(folder))
     for group in table.shown(rows):
         conditions = " · ".join(wording.conditions(group, place))
