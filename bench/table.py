@@ -20,7 +20,7 @@ WIDTH = 118
 class Column:
     """A title, broken into lines where it is long, and which way its figures are aligned.
 
-    A ``spare`` one is left out, the last one first, where a table is too wide for a terminal.
+    A ``spare`` one is left out, the first one first, where a table is too wide for a terminal.
     """
 
     title: tuple[str, ...]
@@ -221,19 +221,24 @@ def to_terminal(found: Sequence[Table]) -> Text:
 def _narrowed(table: Table) -> Table:
     """The table without as many spare columns as it takes to fit a terminal; a note says which."""
     left_out: list[str] = []
-    whole = table
-    spare = [place for place, column in enumerate(table.columns) if column.spare]
-    while spare and max(len(line) for line, style in _terminal_lines(table) if style != "yellow") > WIDTH:
-        place = spare.pop()
+    while (place := _spare(table)) is not None and _width(table) > WIDTH:
         left_out.append(" ".join(table.columns[place].title))
         table = replace(
             table,
             columns=table.columns[:place] + table.columns[place + 1 :],
             lines=tuple(replace(line, cells=line.cells[:place] + line.cells[place + 1 :]) for line in table.lines),
         )
-    if not left_out:
-        return whole
-    return replace(table, notes=(*table.notes, f"Left out for width, and in table.md: {', '.join(reversed(left_out))}."))
+    note = f"Left out for width, and in table.md: {', '.join(left_out)}."
+    return replace(table, notes=(*table.notes, note)) if left_out else table
+
+
+def _spare(table: Table) -> int | None:
+    return next((place for place, column in enumerate(table.columns) if column.spare), None)
+
+
+def _width(table: Table) -> int:
+    """Of the widest row that is not wrapped."""
+    return max(len(line.rstrip()) for line, style in _terminal_lines(table) if style != "yellow")
 
 
 def _terminal_lines(table: Table) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from bench import numbers
 from bench.experiment import Cell
 from bench.recommend import COMPUTE_BOUND, Advice, Aim, advise, candidates
 from bench.runs import mean
-from bench.stats import minus_one
+from bench.stats import MOST_ROUNDS, minus_one
 from bench.summary import Row
 from bench.wording import labels, rounds_needed
 
@@ -99,9 +99,10 @@ def _advice(advice: Advice, names: Mapping[Cell, str]) -> str:
 
 
 def _thin(advice: Advice) -> str:
-    rounds = "of more rounds" if advice.rounds_needed is None else f"of {rounds_needed(advice.rounds_needed)} rounds"
+    known = advice.rounds_needed is not None and advice.rounds_needed < MOST_ROUNDS
+    rounds = f"of {rounds_needed(advice.rounds_needed)} rounds" if advice.rounds_needed and known else "of more rounds"
     if advice.noisy:
-        more = "" if advice.rounds_needed is None else f", or run a new experiment {rounds}"
+        more = f", or run a new experiment {rounds}" if known else ""
         return f"Runs spread over 10 % of their mean: repeat it on a quiet machine before relying on this{more}."
     return f"Two runs leave wide intervals: a new experiment {rounds} would tell more rows apart." if advice.few else ""
 

@@ -17,6 +17,7 @@ from bench.calibration import PLANTED, Calibration, Harness, Measured
 from bench.experiment import Cell
 from datasets.errors import DataError
 from datasets.registry import open_source
+from loaders.loading import loader
 from loaders.pack import pack
 
 
@@ -105,7 +106,7 @@ def test_the_harness_s_cost_is_a_paired_ratio() -> None:
 
 def test_what_is_kept_is_read_back(tmp_path: Path) -> None:
     """Line by line, to six digits; a folder without a calibration, and a file that is none, are errors that say so."""
-    with pytest.raises(DataError, match="holds no runs.csv"):
+    with pytest.raises(DataError, match=r"holds no runs\.csv"):
         calibration.read(tmp_path)
     runs = [run_of(0, number, "1a", 0.123456, 0.02) for number in range(2)]
     calibration.keep(tmp_path, runs[:1])
@@ -198,15 +199,19 @@ def test_the_loop_by_hand_does_the_work_of_the_harness(mode: Any, tmp_path: Path
     monkeypatch.setattr("bench.worker.LOAD_SECONDS", 1e-9)
     cell = Cell(dataset=data, backend="mmap", mode=mode, model="resnet8" if mode == "train" else None, protocol="quick")
     read: list[int] = []
-    real = by_hand.loader
 
     def counted(*args: Any, **options: Any) -> Any:
-        found = real(*args, **options)
+        found = loader(*args, **options)
         whole = found.reader.read
-        monkeypatch.setattr(found.reader, "read", lambda indices, *rest: (read.extend(indices), whole(indices, *rest)))
+
+        def reading(indices: Any, *rest: Any) -> None:
+            read.extend(indices)
+            whole(indices, *rest)
+
+        monkeypatch.setattr(found.reader, "read", reading)
         return found
 
-    monkeypatch.setattr(by_hand, "loader", counted)
+    monkeypatch.setattr("bench.by_hand.loader", counted)
     assert by_hand.run(by_hand.Plain(cell, root, 3, 1)) > 0
     passes = len(read) // 64
     assert passes == (3 if mode == "train" else 4)  # load: one for the number of passes
