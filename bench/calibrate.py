@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import calibration, calibration_words, machine
+from bench import calibration, calibration_figures, calibration_words, machine
 from bench.calibration import PLANTED, Harness, Measured
 from bench.experiment import Cell, Experiment
 from bench.prepare import Place, Preparation, Ready
@@ -99,7 +99,7 @@ def report(out: Path, console: Console) -> int:
     write(out / calibration.REPORT, text.encode())
     console.print(text)
     console.print(f"Runs and report: {out}")
-    return SHORT if calibration.short(found) else 0
+    return SHORT if calibration_figures.short(found) else 0
 
 
 class Calibrator:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench import calibration, numbers, stats
-from bench.calibration import Alarms, Calibration, Found
+from bench import calibration_figures, numbers, stats
+from bench.calibration import PLANTED, Calibration
+from bench.calibration_figures import Alarms, Found
 from bench.stats import Interval
 
 _CODES = {"load": "load (the worst case: an epoch of short batches)", "train": "train (resnet8, 512 images an epoch)"}
@@ -13,9 +14,9 @@ _CODES = {"load": "load (the worst case: an epoch of short batches)", "train": "
 
 def to_markdown(what: Calibration) -> str:
     """Every figure with its interval, and whether it is as it should be."""
-    equal = calibration.alarms(what.runs)
+    equal = calibration_figures.alarms(what.runs)
     kept = {run.planted for run in what.runs if run.planted}
-    slowed = [calibration.found(what.runs, part) for part in calibration.PLANTED if part in kept]
+    slowed = [calibration_figures.found(what.runs, part) for part in PLANTED if part in kept]
     parts = [_about(what, equal), *_equal(equal), *_slowed(slowed, what, equal), *_harness(what), *_verdict(what)]
     return "\n".join(parts) + "\n"
 
@@ -98,7 +99,7 @@ def _slow_row(one: Found) -> str:
 
 
 def _harness(what: Calibration) -> list[str]:
-    costs = [(mode, calibration.cost(what.harness, mode)) for mode in _CODES]
+    costs = [(mode, calibration_figures.cost(what.harness, mode)) for mode in _CODES]
     rows = [
         f"| {_CODES[mode]} | {ratio.n} | {numbers.percent_interval(stats.minus_one(ratio))} |" for mode, ratio in costs if ratio
     ]
@@ -118,11 +119,11 @@ def _harness(what: Calibration) -> list[str]:
 
 
 def _verdict(what: Calibration) -> list[str]:
-    short = calibration.short(what)
+    short = calibration_figures.short(what)
     if short:
         return [f"**Fell short: {'; '.join(short)}.**"]
-    cost = f"the harness is measured to cost under {_percent(calibration.COST_LIMIT)} of an epoch"
-    sure = "" if calibration.cost_is_sure(what.harness) else ", though its interval reaches beyond"
+    cost = f"the harness is measured to cost under {_percent(calibration_figures.COST_LIMIT)} of an epoch"
+    sure = "" if calibration_figures.cost_is_sure(what.harness) else ", though its interval reaches beyond"
     return [f"**The interval of the false alarms holds 5 %; {cost}{sure}.**"]
 
 

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from bench import stats
 from bench.runs import mean
 from bench.stats import Interval
-from bench.summary import Row, ties
+from bench.summary import Row
+from bench.ties import ties
 
 Aim = Literal["speed", "disk", "memory"]
 AIMS: tuple[Aim, ...] = get_args(Aim)

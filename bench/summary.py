@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,13 +13,10 @@ from bench.experiment import Cell, Experiment
 from bench.record import Record
 from bench.runs import PartName, Runs, gather, mean
 from bench.stats import Interval
+from bench.ties import rounds_needed, ties
 
 NOT_REACHED = "not reached"
 BOUND = "memory"  # the split in RAM: how fast any format could be, and none itself
-
-# A new experiment is planned to find this much: less seldom decides how to store pictures.
-DIFFERENCE = 0.05
-ALARM = 1 - stats.LEVEL
 
 Part = Literal["wait", "copy", "step"]
 Group = tuple[str, str | None, str, int | None, str]
@@ -271,26 +267,7 @@ def _ranked(pairs: Sequence[tuple[Row, Runs]]) -> list[Row]:
     for place, row in enumerate(rows):
         above = tied.get((place - 1, place))
         level = None if best in (None, place) else tied.get((min(best or 0, place), max(best or 0, place)))
-        needed = _rounds_needed(row, rows[best], len(tied)) if best is not None and level else None
+        needed = rounds_needed(row.seconds, rows[best].seconds, len(tied)) if best is not None and level else None
+        needed = needed if needed is not None and needed > row.rounds else None
         ranked.append(replace(row, tied_above=above, tied_best=level, rounds_needed=needed))
     return ranked + [row for row, _ in pairs if row.epoch is None]
-
-
-def ties(values: Sequence[Mapping[int, float]]) -> dict[tuple[int, int], bool | None]:
-    """For every pair of rows, whether their values, by round, are not told apart: at 95 % for all pairs together.
-
-    None where a pair has too few common rounds to tell.
-    """
-    pairs = list(itertools.combinations(range(len(values)), 2))
-    p_values = [stats.p_value(*stats.paired(values[a], values[b])) for a, b in pairs]
-    corrected = stats.corrected(p_values, len(values))
-    return {pair: None if value is None else value >= ALARM for pair, value in zip(pairs, corrected, strict=True)}
-
-
-def _rounds_needed(row: Row, best: Row, comparisons: int) -> int | None:
-    """The level is that of the strictest step of the correction, so that a new table like this one would find it."""
-    spread = stats.ratio_spread(*stats.paired(row.seconds, best.seconds))
-    if spread is None:
-        return None
-    needed = stats.rounds_needed(spread, DIFFERENCE, 1 - ALARM / comparisons) or stats.MOST_ROUNDS
-    return needed if needed > row.rounds else None

@@ -9,7 +9,8 @@ from bench import numbers
 from bench.checks import Doubt
 from bench.experiment import Cell
 from bench.stats import MOST_ROUNDS, minus_one
-from bench.summary import DIFFERENCE, Row
+from bench.summary import Row
+from bench.ties import DIFFERENCE
 
 WAYS = ("codec", "engine", "fetch", "workers", "cache")
 
