@@ -15,7 +15,7 @@ from bench.runs import Runs
 SPREAD = 0.10
 SHORT_SECONDS = 0.1
 
-Kind = Literal["spread", "short", "disturbed", "order", "pixels", "losses", "content"]
+Kind = Literal["spread", "short", "order", "pixels", "losses", "content"]
 
 
 UNEQUAL: frozenset[Kind] = frozenset({"order", "pixels", "losses", "content"})
@@ -26,9 +26,9 @@ class Doubt:
     """One doubt about one row.
 
     Attributes:
-        kind: ``spread`` of the runs over 10 % of their mean; ``short``, a timed unit under 100 ms; ``disturbed``, runs during
-            which the machine was slower than when calm; or what differs from the rows that should have done the same work.
-        value: the coefficient of variation; the shortest seconds; the number of runs; the number of rounds that differ.
+        kind: ``spread`` of the runs over 10 % of their mean; ``short``, a timed unit under 100 ms; or what differs from
+            the rows that should have done the same work.
+        value: the coefficient of variation; the shortest seconds; the number of rounds that differ.
         against: the rows that it differs from.
     """
 
@@ -46,9 +46,6 @@ def timing(runs: Runs) -> list[Doubt]:
     shortest = min((epoch.total for epoch in runs.measured), default=SHORT_SECONDS)
     if shortest < SHORT_SECONDS:
         doubts.append(Doubt("short", shortest))
-    disturbed = sum(record.disturbed for record in runs.ok.values())
-    if disturbed:
-        doubts.append(Doubt("disturbed", float(disturbed)))
     return doubts
 
 

@@ -185,8 +185,6 @@ def _doubts(doubts: Sequence[tuple[str, Doubt]], names: Mapping[Cell, str]) -> l
     spread = [f"{name} ({numbers.percent(doubt.value)})" for name, doubt in doubts if doubt.kind == "spread"]
     short = [f"{name} ({1000 * doubt.value:.0f} ms)" for name, doubt in doubts if doubt.kind == "short"]
     found = [f"Unstable, runs spread over 10 % of their mean: {', '.join(spread)}."] if spread else []
-    disturbed = [f"{name} ({doubt.value:.0f})" for name, doubt in doubts if doubt.kind == "disturbed"]
-    found += [f"Disturbed, the machine was slower than when calm in these runs: {', '.join(disturbed)}."] if disturbed else []
     found += [f"Short, a timed unit under 100 ms: {', '.join(short)}."] if short else []
     return found + _unequal(doubts, names)
 

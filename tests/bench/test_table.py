@@ -330,12 +330,6 @@ def test_too_few_rounds_say_how_many_a_new_experiment_needs(make: MakeRecord) ->
     assert not any(note.startswith("Too few rounds") for note in tables(narrow)[0].notes)
 
 
-def test_disturbed_runs_are_named(make: MakeRecord) -> None:
-    """One of three runs met a machine that was slower than when calm."""
-    notes = tables([make(round=number, disturbed=number == 1) for number in range(3)])[0].notes
-    assert "Disturbed, the machine was slower than when calm in these runs: mmap (1)." in notes
-
-
 def test_a_table_too_wide_for_a_terminal_leaves_spare_columns_to_the_files(make: MakeRecord) -> None:
     """What is left out is said; the Markdown table holds it."""
     names = ("image_folder_of_a_peer", "hdf5_chunked_and_gzipped")
