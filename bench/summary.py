@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bench import checks, statistics
 from bench.checks import Doubt
@@ -16,7 +17,7 @@ from bench.statistics import Interval
 NOT_REACHED = "not reached"
 BOUND = "memory"  # the split in RAM: how fast any format could be, and none itself
 
-Group = tuple[str, str | None, str, int | None, str]
+Group = tuple[str, str | None, str, int | None, str, str]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Row:
         load_images_per_second: of the ``load`` cell that loads in the same way.
         tied_above, tied_best: not told apart, at 95 % and paired by round, from the next faster row and from the fastest
             storage format of the group that did equal work; None where there are too few rounds to tell.
+        read_bytes_per_second: from the disk, over the measured epochs. resident: the most of the store's pages, as a
+            share, that were in memory when one of these began; both of cold rows. not_cold: why such a row was not cold.
+        disturbed: runs that count although the machine was disturbed beside each attempt at them.
         doubts: what a reader should know before trusting the row.
     """
 
@@ -66,12 +70,16 @@ class Row:
     content_sha256: str = ""
     device: str = ""
     threads: int | None = None
+    read_bytes_per_second: float | None = None
+    resident: float | None = None
+    not_cold: str = ""
+    disturbed: int = 0
     doubts: tuple[Doubt, ...] = ()
 
     @property
     def group(self) -> Group:
-        """What rows share that can be compared: data set, model, protocol, limit, mode."""
-        return (self.dataset, self.cell.model, self.cell.protocol, self.cell.limit, self.cell.mode)
+        """What rows share that can be compared: data set, model, protocol, limit, mode, cache."""
+        return (self.dataset, self.cell.model, self.cell.protocol, self.cell.limit, self.cell.mode, self.cell.cache)
 
     @property
     def bound(self) -> bool:
@@ -120,8 +128,23 @@ def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
         content_sha256=one.last.content_sha256,
         device=one.last.device,
         threads=one.last.threads,
+        disturbed=sum(record.disturbed for record in one.ok.values()),
+        **_cold(one),
     )
     return _compared(_timed(row, one), one, every)
+
+
+def _cold(one: Runs) -> dict[str, Any]:
+    if one.cell.cache != "cold":
+        return {}
+    shares = [epoch.resident for epoch in one.measured if epoch.resident is not None]
+    read = [(epoch.bytes_read, epoch.total) for epoch in one.measured if epoch.bytes_read is not None]
+    seconds = math.fsum(total for _, total in read)
+    return {
+        "resident": max(shares, default=None),
+        "read_bytes_per_second": sum(count for count, _ in read) / seconds if seconds else None,
+        "not_cold": next((record.not_cold for record in one.ok.values() if record.not_cold), ""),
+    }
 
 
 def _outcome(one: Runs) -> tuple[str, str]:
@@ -169,11 +192,11 @@ def _compared(row: Row, one: Runs, every: Sequence[Runs]) -> Row:
 
 
 def _group(one: Runs) -> Group:
-    return (one.dataset, one.cell.model, one.cell.protocol, one.cell.limit, one.cell.mode)
+    return (one.dataset, one.cell.model, one.cell.protocol, one.cell.limit, one.cell.mode, one.cell.cache)
 
 
 def _cost(one: Runs, every: Sequence[Runs]) -> Interval | None:
-    bound = next((other for other in every if _group(other) == (*_group(one)[:4], "compute")), None)
+    bound = next((other for other in every if _group(other)[:5] == (*_group(one)[:4], "compute")), None)
     if bound is None:
         return None
     compute, train = statistics.paired(bound.seconds, one.seconds)
