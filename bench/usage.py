@@ -93,7 +93,8 @@ class Meter:
 
     def replace(self, server: int | None) -> None:
         """The server was stopped, and this one serves from now on; what the old one did while it stopped is lost."""
-        self._server, self._begin = server, self._now()
+        self._server = server
+        self._begin = self._now()
 
     def pause(self) -> None:
         """Before the server is stopped: what was used until now is kept."""

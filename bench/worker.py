@@ -90,6 +90,8 @@ def main(job: Job, pipe: Connection) -> None:
     except LoadstoneError as error:
         pipe.send(("failed", str(error), error.exit_status))
     except Exception as error:  # whatever it was, the record must say it
+        # PyTorch raises from its handler whenever a worker has died: again, and from the very lines below.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         place = traceback.extract_tb(error.__traceback__)[-1]
         pipe.send(("failed", f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})", 1))
     else:
