@@ -69,7 +69,7 @@ class Record(Frozen):
         not_cold: why a run of a cold cell was not cold; empty where it was, and in warm ones.
         bytes_read, cpu_seconds: from the disk, and of processors, by the run's processes and the embedded server's.
         pss_bytes: memory of the run's processes at the end, shared pages divided among their users.
-        peak_pss_bytes: the most that was seen of it, looking twice a second.
+        peak_pss_bytes: the most that was seen of it, looking at most twice a second.
         gpu_utilisation, gpu_bytes: mean share of time in which the GPU worked, and the most of its memory taken; of the
             whole device, through NVML.
         threads: of torch's operations in the run. thread_pools: of every library that has a pool of its own, by name.

@@ -6,14 +6,17 @@ import contextlib
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-# How often memory is looked at. One look at a run with two workers took 3 to 6 ms of the runner's time (docs/method.md).
+# How often memory is looked at, at most; and the most of one core that looking may take: a look at much memory takes long,
+# since the kernel goes through all of it, so it is then taken less often (docs/method.md has figures).
 SAMPLE_SECONDS = 0.5
+SAMPLE_SHARE = 0.005
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
@@ -111,7 +114,7 @@ class Sampler:
     Args:
         root: the run's process.
         gpu: asked each time too: see ``bench.gpu_usage``.
-        seconds: between two looks.
+        seconds: between two looks, or longer: see ``SAMPLE_SHARE``.
     """
 
     def __init__(self, root: int, gpu: Callable[[], tuple[float, int] | None], seconds: float = SAMPLE_SECONDS) -> None:
@@ -130,8 +133,11 @@ class Sampler:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._seconds):
+        pause = self._seconds
+        while not self._ended.wait(pause):
+            begin = time.thread_time()
             self.look()
+            pause = max(self._seconds, (time.thread_time() - begin) / SAMPLE_SHARE)
 
     def look(self) -> None:
         """Look once."""
