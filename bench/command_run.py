@@ -61,7 +61,7 @@ def execute(name: str | None, place: Place, options: Options) -> int:
         _show_cells(console, chosen)
         return 0
     if options.out is not None and (options.out / RUNS).exists():
-        raise UsageError(f"{options.out} holds the records of another run; name another with --out, or say --resume")
+        raise UsageError(f"{options.out} holds the records of another run; name another folder with --out, or say --resume")
     if options.resume is None:
         options = dataclasses.replace(options, device=machine.device(options.device))
     for found in leftovers.sweep():

@@ -88,8 +88,8 @@ class Row:
 
     @property
     def equal_work(self) -> bool:
-        """Whether it did the same work as the rows that it stands beside."""
-        return not any(doubt.kind in checks.UNEQUAL for doubt in self.doubts)
+        """Whether it did the same work as the rows that it stands beside: reading warm pages is other work than cold ones."""
+        return not self.not_cold and not any(doubt.kind in checks.UNEQUAL for doubt in self.doubts)
 
     @property
     def utilisation(self) -> Interval | None:
