@@ -347,7 +347,9 @@ def test_a_second_run_into_the_same_folder_is_refused(finished: Any, place: Path
     before = contents(place / "out")
     found = ended(place, "run", "tiny.toml", "--out", "out", "--store-dir", "other")
     assert (found.status, found.out) == (2, "")
-    assert found.err.splitlines() == ["loadstone: out holds the records of another run; name another folder with --out, or say --resume"]
+    assert found.err.splitlines() == [
+        "loadstone: out holds the records of another run; name another folder with --out, or say --resume"
+    ]
     assert contents(place / "out") == before
     assert not (place / "other").exists()
 
