@@ -67,6 +67,8 @@ def drop(root: Path) -> Dropped:
 def _drop_files(root: Path) -> float:
     files = [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
     share = 1.0
+    # A page that waits to be written is not dropped. One call for all: an fsync of each of 4,000 files took 15 s on a busy disk.
+    os.sync()
     for _ in range(_TRIES):
         for file in files:
             _drop_file(file)
@@ -79,7 +81,6 @@ def _drop_files(root: Path) -> float:
 def _drop_file(file: Path) -> None:
     handle = os.open(file, os.O_RDONLY)
     try:
-        os.fsync(handle)  # a page that waits to be written is not dropped
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)
