@@ -67,7 +67,7 @@ def drop(root: Path) -> Dropped:
 def _drop_files(root: Path) -> float:
     files = [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
     share = 1.0
-    # A page that waits to be written is not dropped. One call for all: an fsync of each of 4,000 files took 15 s on a busy disk.
+    # A page that waits to be written is not dropped. One call for all: an fsync of each of 4,000 files took 15 s.
     os.sync()
     for _ in range(_TRIES):
         for file in files:
