@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from bench import worker
+from bench import pinning, worker
 from bench.experiment import Cell
 from loaders.loading import Loader, loader
 from train.loop import Task, Trainer, prepare_torch
@@ -50,6 +50,7 @@ def run(what: Plain) -> float:
     with loader(
         what.root, batch_size=recipe.batch_size, seed=what.seed, engine=cell.engine, workers=cell.workers, limit=cell.limit
     ) as batches:
+        pinning.pin(what.threads)  # as a run under the harness does
         loop = _train(batches, what) if cell.mode == "train" else _load
         _seconds(loop, batches, 1)
         passes = 1

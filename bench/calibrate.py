@@ -189,7 +189,7 @@ class Calibrator:
 
     def _pair(self, context: ForkServerContext, ready: Ready, number: int) -> Harness:
         """One run under the harness and one by hand, in an order drawn by chance."""
-        plan = Experiment(name="calibration", cells=(ready.cell,), rounds=1, seed=number, timeout=TIMEOUT)
+        plan = Experiment(name="calibration", cells=(ready.cell,), rounds=1, seed=number, timeout=TIMEOUT, repeats=0)
 
         def under() -> float:
             record = self._records(plan, [ready])[-1]

@@ -153,9 +153,10 @@ def main() -> None:
         "loadstone run loaders --dataset cifar10 --backend 'hdf5*' --dry-run",
         "loadstone run loaders --dataset image_folder:photos --data-dir ~/pictures",
         "loadstone run my.toml --out results/mine",
+        "loadstone run --resume results/mine",
     ),
 )
-@click.argument("experiment")
+@click.argument("experiment", required=False)
 @place_options
 @click.option(
     "--dataset",
@@ -169,13 +170,20 @@ def main() -> None:
 @click.option("--mode", multiple=True, metavar="GLOB", help="Only these modes (train, load, compute); may be repeated.")
 @click.option("--workers", multiple=True, metavar="GLOB", help="Only these numbers of workers; may be repeated.")
 @click.option("--fetch", multiple=True, metavar="GLOB", help="Only these ways of fetching (item, batch); may be repeated.")
+@click.option(
+    "--cache",
+    type=click.Choice(["warm", "cold"]),
+    help="For every cell; cold: the store's pages are dropped before each epoch.",
+)
 @click.option("--rounds", type=click.IntRange(1), help="Instead of the experiment's own number of rounds.")
 @click.option("--limit", type=click.IntRange(1), help="Training images an epoch, instead of the experiment's own.")
 @click.option("--threads", type=click.IntRange(1), help="Of torch's operations; default: the cores there are.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results; default: results/<name>-<date>-<number>.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with the run in this folder, which was cut short.")
+@click.option("--despite-differences", is_flag=True, help="Resume also where machine, versions or data are not what they were.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and about how long they take; run nothing.")
-def run(experiment: str, place: Place, **options: Any) -> None:
+def run(experiment: str | None, place: Place, **options: Any) -> None:
     """Run EXPERIMENT, a name from `loadstone list experiments` or a TOML file, and print its table.
 
     Exit status: 0 all that was asked for ran; 1 something failed, or was asked for by name and is unavailable; 2 the call

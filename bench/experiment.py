@@ -21,7 +21,7 @@ SHIPPED = Path(__file__).parent / "experiments"
 Mode = Literal["train", "load", "compute"]
 Engine = Literal["torch"]
 Fetch = Literal["item", "batch"]
-Cache = Literal["warm"]
+Cache = Literal["warm", "cold"]
 
 
 class Cell(Frozen):
@@ -34,6 +34,7 @@ class Cell(Frozen):
         fetch: ``item`` one sample a call, ``batch`` one call a batch.
         workers: processes beside the one that trains; 0 reads in it.
         model: None in ``load``.
+        cache: ``warm``, the store was read through before; ``cold``, its pages are dropped before each epoch.
         limit: training images of an epoch, the same ones in every run; None is all.
         planted: the fraction by which every read is slowed on purpose, and alias: what tells equal cells apart. Both are for
             ``loadstone calibrate``.
@@ -76,6 +77,8 @@ class Cell(Frozen):
             parts.append("by item")
         if self.workers:
             parts.append(f"{self.workers} worker{'' if self.workers == 1 else 's'}")
+        if self.cache == "cold":
+            parts.append("cold")
         return " ".join(part for part in parts if part)
 
 
@@ -138,6 +141,7 @@ class Experiment(Frozen):
         rounds: every cell once a round.
         seed: of the order of cells; round r trains with seed + r.
         timeout: seconds that a run may take.
+        repeats: how often a run is made again beside which the machine was disturbed (``bench.noise``), at most.
         stand_in: use synthetic data where a data set is neither there nor downloadable.
         targets: what its figures are expected to reach; `loadstone targets` judges them.
     """
@@ -148,6 +152,7 @@ class Experiment(Frozen):
     rounds: int = pydantic.Field(default=5, ge=1)
     seed: int = pydantic.Field(default=0, ge=0)
     timeout: float = pydantic.Field(default=3600.0, gt=0)
+    repeats: int = pydantic.Field(default=2, ge=0)
     stand_in: bool = False
     targets: tuple[Target, ...] = ()
 
@@ -208,7 +213,7 @@ def _spared(cell: Cell, field: str) -> bool:
     return field in _SPARED[cell.mode]
 
 
-_OWN = ("name", "description", "rounds", "seed", "timeout", "stand_in", "targets")
+_OWN = ("name", "description", "rounds", "seed", "timeout", "repeats", "stand_in", "targets")
 
 
 def parse(text: str, where: str) -> Experiment:

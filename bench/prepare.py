@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.experiment import Cell, Experiment
 from datasets import registry as datasets
@@ -16,6 +17,9 @@ from loaders.manifest import CodecName, Manifest
 from loaders.pack import Progress, pack
 from train.protocol import protocol
 from train.registry import entry as model_entry
+
+if TYPE_CHECKING:
+    from loaders.postgres_server import EmbeddedServer
 
 Say = Callable[[str], None]
 """Told what a user should know, a sentence at a time."""
@@ -39,12 +43,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Ready:
-    """A cell that can be run: its store, and what the record says of it."""
+    """A cell that can be run: its store, what the record says of it, and the server of ours that holds it, if any."""
 
     cell: Cell
     root: Path
     server: str | None
     manifest: Manifest
+    database: EmbeddedServer | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Preparation:
     notes: list[str] = field(default_factory=list)
     _sources: dict[str, Source] = field(default_factory=dict)
     _stores: dict[tuple[str, str, CodecName], Path] = field(default_factory=dict)
-    _embedded: bool = False
+    _embedded: EmbeddedServer | None = None
 
     def check(self) -> None:
         """Open every data set, and reach the user's own server, before the first store is packed: that may take long.
@@ -129,7 +134,7 @@ class Preparation:
             cell = cell.model_copy(update={"codec": codec})
         try:
             root = self._store(cell, codec)
-            return Ready(cell, root, self._server_of(cell), Manifest.read(root))
+            return Ready(cell, root, self._server_of(cell), Manifest.read(root), self._database_of(cell))
         except Unavailable as error:
             return NotReady(cell, info.name, error)
 
@@ -160,15 +165,18 @@ class Preparation:
         """The user's server for a cell that needs one; None where the embedded one, started here, serves it."""
         if cell.backend_name != "postgres":
             return None
-        if self.place.postgres is None and not self._embedded:
-            self._embedded = True
-            self._start_embedded()
+        if self.place.postgres is None and self._embedded is None:
+            self._embedded = self._start_embedded()
         return self.place.postgres
 
-    def _start_embedded(self) -> None:
+    def _database_of(self, cell: Cell) -> EmbeddedServer | None:
+        return self._embedded if cell.backend_name == "postgres" and self.place.postgres is None else None
+
+    def _start_embedded(self) -> EmbeddedServer:
         from loaders.postgres_server import EmbeddedServer
 
         server = self.cleanup.enter_context(EmbeddedServer(self.place.stores))
         if server.note:
             self.say(server.note)
             self.notes.append(server.note)
+        return server

@@ -43,6 +43,10 @@ class Remaining:
         self._left[cell] -= 1
         self._seconds[cell].append(seconds)
 
+    def skipped(self, cell: Cell) -> None:
+        """One run of ``cell`` need not be made."""
+        self._left[cell] -= 1
+
     def seconds(self) -> float | None:
         """None before the first run is over."""
         seen = [second for each in self._seconds.values() for second in each]
@@ -91,13 +95,21 @@ class Watch:
         rate = f"{epoch.images / epoch.total:,.0f} images/s"
         self._live.update(self._task, description=f"{cell.label}  epoch {number + 1}/{epochs}  {rate}{self._left()}")
 
-    def ended(self, record: Record) -> None:
-        """A run is over and recorded."""
-        self._done += 1
-        self._remaining.ran(record.cell, record.seconds)
-        self._live.advance(self._task)
+    def ended(self, record: Record, *, last: bool = True) -> None:
+        """A run is over and recorded; not ``last`` where it is made again, since the machine was disturbed beside it."""
+        if last:
+            self._done += 1
+            self._remaining.ran(record.cell, record.seconds)
+            self._live.advance(self._task)
         where = f"[{self._done}/{self.total}] round {record.round + 1}/{self.rounds}"
-        _say(self._live.console, f"{where}  {record.cell.label}: {_outcome(record)}{self._left()}")
+        again = "" if last else "  (the machine was disturbed: again)"
+        _say(self._live.console, f"{where}  {record.cell.label}: {_outcome(record)}{again}{self._left()}")
+
+    def skipped(self, cell: Cell) -> None:
+        """A run that an earlier start of the experiment has recorded."""
+        self._done += 1
+        self._remaining.skipped(cell)
+        self._live.advance(self._task)
 
     def _left(self) -> str:
         left = self._remaining.seconds()

@@ -29,6 +29,8 @@ class Epoch(Frozen):
         first_batch: seconds until the first batch was there.
         passes: times the images were gone through; over 1 only in ``load`` and ``compute``, where one pass is too short
             to time. Every other figure is the sum over the passes.
+        bytes_read: from the disk meanwhile, by the run's processes and the embedded database server's.
+        resident: the share of the store's pages that were in memory when it began, in [0, 1]; of cold epochs only.
     """
 
     total: float
@@ -38,6 +40,8 @@ class Epoch(Frozen):
     images: int
     first_batch: float
     passes: int = 1
+    bytes_read: int | None = None
+    resident: float | None = None
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -62,10 +66,16 @@ class Record(Frozen):
         content_sha256: of the store's train split, from its manifest.
         path_taken: the code path that served the reads.
         store_bytes, pack_seconds: of the store.
-        bytes_read: from the disk, by the run's processes. cpu_seconds: of the run's processes.
+        not_cold: why a run of a cold cell was not cold; empty where it was, and in warm ones.
+        bytes_read, cpu_seconds: from the disk, and of processors, by the run's processes and the embedded server's.
         pss_bytes: memory of the run's processes at the end, shared pages divided among their users.
-        threads: of torch's operations in the run. device: such as ``cpu``.
-        disturbed: a fixed piece of work beside the run took far longer than when the machine is calm.
+        peak_pss_bytes: the most that was seen of it, looking at most twice a second.
+        gpu_utilisation, gpu_bytes: mean share of time in which the GPU worked, and the most of its memory taken; of the
+            whole device, through NVML.
+        threads: of torch's operations in the run. thread_pools: of every library that has a pool of its own, by name.
+        device: such as ``cpu``.
+        reference_seconds: what a fixed piece of work took, the slower of once before and once after the run.
+        disturbed: that was far slower than when the machine is calm. attempt: 0, and counted up where it was run again.
         started: UTC, ISO 8601. seconds: the whole run, set-up and evaluation included.
     """
 
@@ -88,14 +98,21 @@ class Record(Frozen):
     pixel_sha256: str = ""
     content_sha256: str = ""
     path_taken: str = ""
+    not_cold: str = ""
     store_bytes: int | None = None
     pack_seconds: float | None = None
     bytes_read: int | None = None
     cpu_seconds: float | None = None
     pss_bytes: int | None = None
+    peak_pss_bytes: int | None = None
+    gpu_utilisation: float | None = None
+    gpu_bytes: int | None = None
     threads: int | None = None
+    thread_pools: dict[str, int] = pydantic.Field(default_factory=dict)
     device: str = "cpu"
+    reference_seconds: float | None = None
     disturbed: bool = False
+    attempt: int = 0
     started: str
     seconds: float
 

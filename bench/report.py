@@ -27,16 +27,24 @@ class Report:
     Attributes:
         rows: one a cell. tables: the same in words.
         paths: the files written, in ``folder``.
+        full: what kept a file from being written, or None.
     """
 
     folder: Path
     rows: tuple[Row, ...]
     tables: tuple[Table, ...]
     paths: tuple[Path, ...]
+    full: RoomError | None = None
 
     def show(self, console: Console) -> None:
-        """Print the tables, whole even where the console is narrow or a file."""
+        """Print the tables, whole even where the console is narrow or a file.
+
+        Raises:
+            RoomError: a file of the report could not be written; only then, so that a full disk hides no table.
+        """
         console.print(table.to_terminal(self.tables), soft_wrap=True, end="")
+        if self.full is not None:
+            raise self.full
         console.print(f"Records, tables, plots: {self.folder}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -48,7 +56,7 @@ def report(folder: Path) -> Report:
     The same records give the same bytes. ``experiment.toml`` and ``environment.json`` may be missing.
 
     Raises:
-        DataError: no records, or a line is none. ExperimentInvalid: ``experiment.toml`` is none. RoomError: can't write.
+        DataError: no records, or a line is none. ExperimentInvalid: ``experiment.toml`` is none.
     """
     records = record.read(folder)
     planned = planned_of(folder)
@@ -64,9 +72,12 @@ def report(folder: Path) -> Report:
         texts["targets.md"] = targets_table.to_markdown(targets.findings(records, planned), place)
     files = {folder / name: text.encode() for name, text in texts.items()}
     files |= {folder / PLOTS / name: content for name, content in _plots(records, rows, place).items()}
-    for path, content in files.items():
-        write(path, content)
-    _remove_stale(folder / PLOTS, set(files))
+    try:
+        for path, content in files.items():
+            write(path, content)
+        _remove_stale(folder / PLOTS, set(files))
+    except RoomError as error:
+        return Report(folder, tuple(rows), tuple(tables), tuple(path for path in files if path.exists()), error)
     return Report(folder, tuple(rows), tuple(tables), tuple(files))
 
 

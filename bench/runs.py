@@ -19,7 +19,7 @@ class Runs:
 
     Attributes:
         dataset: as tables show it.
-        ok: the run that counts, by round; of two in one round the later one.
+        ok: the run that counts, by round: of several the last one that was not disturbed, else the last.
         lost: the last record of every round that has no such run.
         rounds: how many were asked for.
     """
@@ -75,7 +75,10 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def _runs(cell: Cell, names: Mapping[str, str], records: Sequence[Record], rounds: int) -> Runs:
-    ok = {record.round: record for record in records if record.status == "ok"}
+    ok: dict[int, Record] = {}
+    for record in records:
+        if record.status == "ok" and (not record.disturbed or ok.get(record.round, record).disturbed):
+            ok[record.round] = record
     lost = {record.round: record for record in records if record.round not in ok}
     return Runs(cell, names.get(cell.dataset, cell.dataset), dict(sorted(ok.items())), dict(sorted(lost.items())), rounds)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from bench import checks, stats
 from bench.checks import Doubt
@@ -19,7 +19,7 @@ NOT_REACHED = "not reached"
 BOUND = "memory"  # the split in RAM: how fast any format could be, and none itself
 
 Part = Literal["wait", "copy", "step"]
-Group = tuple[str, str | None, str, int | None, str]
+Group = tuple[str, str | None, str, int | None, str, str]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Row:
         rounds_needed: of a new experiment that would tell a difference of 5 % from that format, where they are tied and
             more rounds than there were would do it; ``stats.MOST_ROUNDS`` stands for more than that.
         seconds, pss_bytes: epoch time, and memory of the run's processes, by round.
+        read_bytes_per_second: from the disk, over the measured epochs. resident: the most of the store's pages, as a
+            share, that were in memory when one of these began; both of cold rows. not_cold: why such a row was not cold.
+        disturbed: runs that count although the machine was disturbed beside each attempt at them.
         doubts: what a reader should know before trusting the row.
     """
 
@@ -78,12 +81,16 @@ class Row:
     content_sha256: str = ""
     device: str = ""
     threads: int | None = None
+    read_bytes_per_second: float | None = None
+    resident: float | None = None
+    not_cold: str = ""
+    disturbed: int = 0
     doubts: tuple[Doubt, ...] = ()
 
     @property
     def group(self) -> Group:
-        """What rows share that can be compared: data set, model, protocol, limit, mode."""
-        return (self.dataset, self.cell.model, self.cell.protocol, self.cell.limit, self.cell.mode)
+        """What rows share that can be compared: data set, model, protocol, limit, mode, cache."""
+        return (self.dataset, self.cell.model, self.cell.protocol, self.cell.limit, self.cell.mode, self.cell.cache)
 
     @property
     def bound(self) -> bool:
@@ -92,8 +99,8 @@ class Row:
 
     @property
     def equal_work(self) -> bool:
-        """Whether it did the same work as the rows that it stands beside."""
-        return not any(doubt.kind in checks.UNEQUAL for doubt in self.doubts)
+        """Whether it did the same work as the rows that it stands beside: reading warm pages is other work than cold ones."""
+        return not self.not_cold and not any(doubt.kind in checks.UNEQUAL for doubt in self.doubts)
 
     @property
     def utilisation(self) -> Interval | None:
@@ -139,8 +146,23 @@ def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
         threads=one.last.threads,
         seconds=one.seconds,
         pss_bytes={number: float(record.pss_bytes) for number, record in one.ok.items() if record.pss_bytes is not None},
+        disturbed=sum(record.disturbed for record in one.ok.values()),
+        **_cold(one),
     )
     return _compared(_timed(row, one), one, every)
+
+
+def _cold(one: Runs) -> dict[str, Any]:
+    if one.cell.cache != "cold":
+        return {}
+    shares = [epoch.resident for epoch in one.measured if epoch.resident is not None]
+    read = [(epoch.bytes_read, epoch.total) for epoch in one.measured if epoch.bytes_read is not None]
+    seconds = math.fsum(total for _, total in read)
+    return {
+        "resident": max(shares, default=None),
+        "read_bytes_per_second": sum(count for count, _ in read) / seconds if seconds else None,
+        "not_cold": next((record.not_cold for record in one.ok.values() if record.not_cold), ""),
+    }
 
 
 def _outcome(one: Runs) -> tuple[str, str]:
@@ -192,14 +214,14 @@ def _compared(row: Row, one: Runs, every: Sequence[Runs]) -> Row:
 
 
 def _group(one: Runs) -> Group:
-    return (one.dataset, one.cell.model, one.cell.protocol, one.cell.limit, one.cell.mode)
+    return (one.dataset, one.cell.model, one.cell.protocol, one.cell.limit, one.cell.mode, one.cell.cache)
 
 
 def _compute(one: Runs, every: Sequence[Runs]) -> Runs | None:
     """The model alone, for a ``train`` cell."""
     if one.cell.mode != "train":
         return None
-    return next((other for other in every if _group(other) == (*_group(one)[:4], "compute")), None)
+    return next((other for other in every if _group(other)[:5] == (*_group(one)[:4], "compute")), None)
 
 
 def _cost(one: Runs, compute: Runs | None) -> Interval | None:

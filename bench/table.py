@@ -56,6 +56,10 @@ class Table:
 
 _Show = Callable[[Row], str]
 _Columns = tuple[tuple[Column, _Show], ...]
+_COLD: _Columns = (
+    (Column(("read,", "MB/s"), right=True), lambda row: _megabytes(row.read_bytes_per_second)),
+    (Column(("in memory", "before"), right=True), lambda row: numbers.percent(row.resident)),
+)
 _TRAIN: _Columns = (
     (Column(("epoch s",)), lambda row: _marked(row, row.epoch)),
     (Column(("first", "epoch s"), right=True, spare=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
@@ -66,6 +70,7 @@ _TRAIN: _Columns = (
     (Column(("accel.", "use"), right=True), lambda row: _utilisation(row)),
     (Column(("over", "memory")), lambda row: _over_memory(row)),
     (Column(("load only,", "images/s"), right=True), lambda row: numbers.rate(row.load_images_per_second)),
+    *_COLD,
     (Column(("disk",), right=True), lambda row: numbers.mebibytes(row.store_bytes)),
 )
 _LOAD: _Columns = (
@@ -73,6 +78,7 @@ _LOAD: _Columns = (
     (Column(("first", "pass s"), right=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
     (Column(("images/s",), right=True), lambda row: numbers.rate(row.images_per_second)),
     (Column(("time over", "memory")), lambda row: numbers.interval(row.memory_ratio)),
+    *_COLD,
     (Column(("disk",), right=True), lambda row: numbers.mebibytes(row.store_bytes)),
     (Column(("path", "taken")), lambda row: row.path_taken or numbers.ABSENT),
 )
@@ -121,7 +127,14 @@ def _filled(columns: _Columns, group: Sequence[Row]) -> _Columns:
 
 
 def _name(row: Row) -> str:
-    parts = (row.dataset, row.cell.model or "load", row.cell.protocol, "" if row.cell.limit is None else str(row.cell.limit))
+    limit = "" if row.cell.limit is None else str(row.cell.limit)
+    parts = (
+        row.dataset,
+        row.cell.model or "load",
+        row.cell.protocol,
+        limit,
+        "" if row.cell.cache == "warm" else row.cell.cache,
+    )
     return "-".join("".join(c if c.isalnum() else "-" for c in part).strip("-") for part in parts if part)
 
 
@@ -154,6 +167,10 @@ def _over_memory(row: Row) -> str:
     apart = row.memory_ratio.mean - 1
     part = f" {row.memory_part}" if row.memory_ratio.excludes(1.0) else ""
     return ("+" if apart > 0 else "") + numbers.percent(apart) + part
+
+
+def _megabytes(per_second: float | None) -> str:
+    return numbers.ABSENT if per_second is None else f"{per_second / 1e6:,.0f}"
 
 
 def _accuracy(row: Row) -> str:

@@ -12,6 +12,7 @@ from bench.stats import MOST_ROUNDS, minus_one
 from bench.summary import Row
 from bench.ties import DIFFERENCE
 
+COLD = "guest-cold"  # pages dropped and checked by this kernel; a hypervisor's cache below it may still serve
 WAYS = ("codec", "engine", "fetch", "workers", "cache")
 
 
@@ -35,6 +36,8 @@ def setting(environment: Mapping[str, object]) -> Setting:
 def way(cell: Cell, field: str) -> str:
     """One part of a way of loading, as tables show it."""
     value = getattr(cell, field)
+    if field == "cache" and value == "cold":
+        return COLD
     return "own" if value is None else str(value)
 
 
@@ -78,7 +81,7 @@ def caption(rows: Sequence[Row], place: Setting, compute: Row | None = None) -> 
 def conditions(rows: Sequence[Row], place: Setting) -> list[str]:
     """Rounds, cache, machine, versions."""
     rounds = max(row.rounds for row in rows)
-    caches = "/".join(sorted({row.cell.cache for row in rows}))
+    caches = "/".join(sorted({way(row.cell, "cache") for row in rows}))
     machine = [place.machine, *sorted({row.device for row in rows if row.device not in ("", "cpu")})]
     threads = sorted({row.threads for row in rows if row.threads})
     parts = [f"{rounds} round{'' if rounds == 1 else 's'}", f"{caches} page cache", *machine]
@@ -89,7 +92,7 @@ def conditions(rows: Sequence[Row], place: Setting) -> list[str]:
 
 def title(row: Row) -> str:
     """The name of a row's group."""
-    return f"{row.dataset} · {row.cell.model or 'loading only'}"
+    return f"{row.dataset} · {row.cell.model or 'loading only'}" + (f" · {COLD}" if row.cell.cache == "cold" else "")
 
 
 def _covered(rows: Sequence[Row]) -> str:
@@ -141,6 +144,8 @@ def notes(rows: Sequence[Row], others: Sequence[Row], place: Setting) -> list[st
         elif row.epoch is not None and row.runs < row.rounds:
             lost = f"; lost: {row.reason}" if row.reason else ""
             found.append(f"{names[row.cell]}: {row.runs} of {row.rounds} rounds{lost}")
+    found += [f"{names[row.cell]} was not cold: {row.not_cold}." for row in rows if row.not_cold]
+    found += _disturbed(rows, names)
     doubts = [(names[row.cell], doubt) for row in (*rows, *others) for doubt in row.doubts]
     return found + _slowed(rows, names) + _too_few(rows, names) + _doubts(doubts, names) + list(place.notes)
 
@@ -166,6 +171,11 @@ def _too_few(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
 def rounds_needed(count: int) -> str:
     """A number of rounds that a new experiment would need; an estimate, since the spread is one."""
     return f"over {MOST_ROUNDS:,}" if count >= MOST_ROUNDS else f"about {count:,}"
+
+
+def _disturbed(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    those = [f"{names[row.cell]} ({row.disturbed} of {row.runs})" for row in rows if row.disturbed]
+    return [f"Disturbed, runs beside which a fixed piece of work was slow each time: {', '.join(those)}."] if those else []
 
 
 def _names(rows: Sequence[Row], others: Sequence[Row]) -> dict[Cell, str]:

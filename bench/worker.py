@@ -6,12 +6,12 @@ The fork server imports this module once; a run then starts by a fork of it, bef
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import itertools
 import math
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import traceback
@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
+from bench import pinning, usage
+from bench.cache import Drop, Dropped
 from bench.experiment import Cell
+from bench.feeding import Feeding
 from bench.planted import PlantedStore
 from bench.record import Epoch
+from bench.usage import Meter
 from datasets.errors import LoadstoneError
 from loaders import order
 from loaders.engine import Batch
@@ -55,7 +58,8 @@ class Job:
 
     Attributes:
         root: the store's folder. server: the database's DSN, where the store lives in one.
-        seed: of order, draws and weights. threads: of torch's operations. device: ``cpu`` or ``cuda``.
+        seed: of order, draws and weights. threads: of every pool. device: ``cpu`` or ``cuda``.
+        server_pid: of the embedded database server that serves the store, or None.
     """
 
     cell: Cell
@@ -64,21 +68,31 @@ class Job:
     seed: int
     threads: int
     device: str
+    server_pid: int | None = None
 
 
 def main(job: Job, pipe: Connection) -> None:
     """Run a job, and send what comes of it.
 
     ``("epoch", number, epochs, Epoch)`` for each epoch, then ``("done", fields)`` or ``("failed", error, exit status)``.
+    A cold run sends ``("drop",)`` before each epoch and waits for a ``Dropped``: the runner can stop a server, a run can't.
     """
+
+    def drop() -> Dropped:
+        pipe.send(("drop",))
+        dropped: Dropped = pipe.recv()
+        return dropped
+
     os.setsid()  # one group for the run and its workers, which the runner can end as a whole
     _die_with_fork_server()
     threading.Thread(target=_die_with_runner, daemon=True).start()
     try:
-        fields = run(job, lambda *news: pipe.send(("epoch", *news)))
+        fields = run(job, lambda *news: pipe.send(("epoch", *news)), drop)
     except LoadstoneError as error:
         pipe.send(("failed", str(error), error.exit_status))
     except Exception as error:  # whatever it was, the record must say it
+        # PyTorch raises from its handler whenever a worker has died: again, and from the very lines below.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         place = traceback.extract_tb(error.__traceback__)[-1]
         pipe.send(("failed", f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})", 1))
     else:
@@ -98,8 +112,14 @@ def _die_with_runner() -> None:
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
-def run(job: Job, tell: Tell) -> dict[str, Any]:
-    """Run a job in this process; returns the fields of its record that the run knows."""
+def run(job: Job, tell: Tell, drop: Drop | None = None) -> dict[str, Any]:
+    """Run a job in this process; returns the fields of its record that the run knows.
+
+    Args:
+        job: what is run.
+        tell: told of each epoch.
+        drop: drops the store's pages; needed where the cell is cold.
+    """
     device = torch.device(job.device)
     prepare_torch(job.threads, device)
     cell, recipe = job.cell, protocol(job.cell.protocol)
@@ -107,12 +127,16 @@ def run(job: Job, tell: Tell) -> dict[str, Any]:
     if cell.planted:
         store = PlantedStore(store, cell.planted)
     found: dict[str, Any] = {"threads": job.threads, "device": job.device}
-    with _loader(store, cell, recipe, job) as batches:
-        found |= _identity(batches)
+    meter = Meter(os.getpid(), job.server_pid)
+    with Feeding(lambda: _loader(store, cell, recipe, job), meter, drop if cell.cache == "cold" else None) as feeding:
+        found["thread_pools"] = pinning.pin(job.threads)  # now that the store's libraries are loaded
+        found |= _identity(feeding.loader)
         mode = {"train": _train, "load": _load, "compute": _compute}[cell.mode]
-        found |= mode(batches, job, recipe, device, tell)
-        found |= {"train_images": batches.images, "path_taken": batches.path_taken, "pss_bytes": _pss_bytes()}
-    return found | {"cpu_seconds": _cpu_seconds(), "bytes_read": _bytes_read()}
+        found |= mode(feeding, job, recipe, device, tell)
+        found |= {"train_images": feeding.loader.images, "path_taken": feeding.path_taken, "not_cold": feeding.not_cold}
+        spent = meter.read()  # workers are still there
+        found |= {"pss_bytes": usage.pss_bytes(os.getpid())}
+    return found | {"cpu_seconds": spent.cpu_seconds, "bytes_read": spent.bytes_read}
 
 
 def _loader(store: Store, cell: Cell, recipe: Protocol, job: Job) -> Loader:
@@ -144,14 +168,14 @@ def _identity(batches: Loader) -> dict[str, str]:
     return {"order_sha256": order.digest(indices), "pixel_sha256": digest.hexdigest()}
 
 
-def _train(batches: Loader, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
-    trainer, epochs = _trainer(batches, job, recipe, device), []
+def _train(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+    trainer, epochs = _trainer(feeding.loader, job, recipe, device), []
     for number in range(recipe.epochs):
-        batches.set_epoch(number)
-        epochs.append(_epoch(trainer.train_epoch(batches, number, Clock.of(device))))
+        feeding.loader.set_epoch(number)
+        epochs.append(feeding.epoch(number, functools.partial(_trained, trainer, number, device)))
         tell(number, recipe.epochs, epochs[-1])
     with loader(
-        batches.reader.store,
+        feeding.loader.reader.store,
         "val",
         batch_size=recipe.batch_size,
         limit=recipe.val_limit,
@@ -169,23 +193,32 @@ def _train(batches: Loader, job: Job, recipe: Protocol, device: torch.device, te
     }
 
 
+def _trained(trainer: Trainer, number: int, device: torch.device, batches: Iterable[Any]) -> EpochTimes:
+    return trainer.train_epoch(batches, number, Clock.of(device))
+
+
 def _trainer(batches: Loader, job: Job, recipe: Protocol, device: torch.device) -> Trainer:
     assert job.cell.model is not None
     task = Task.of(batches.reader.content, recipe)
     return Trainer(job.cell.model, recipe, task, len(batches), job.seed, device)
 
 
-def _load(batches: Loader, _: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
-    def timed(passes: int) -> Epoch:
-        repeated = itertools.chain.from_iterable(itertools.repeat(batches, passes))
-        return _epoch(time_epoch(repeated, lambda batch: _arrived(batch, device), _touch, Clock.of(device)), passes)
+def _load(feeding: Feeding, _: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+    def timed(number: int, passes: int) -> Epoch:
+        def through(batches: Loader) -> EpochTimes:
+            repeated = itertools.chain.from_iterable(itertools.repeat(batches, passes))
+            return time_epoch(repeated, lambda batch: _arrived(batch, device), _touch, Clock.of(device))
 
-    epochs = [timed(1)]
+        return feeding.epoch(number, through, passes)
+
+    epochs = [timed(0, 1)]
     tell(0, recipe.epochs, epochs[0])
-    # One more pass, not counted, for the number of passes: the first one started workers and touched everything.
-    passes = max(1, math.ceil(LOAD_SECONDS / timed(1).total)) if epochs[0].total < 2 * LOAD_SECONDS else 1
+    passes = 1
+    if epochs[0].total < 2 * LOAD_SECONDS and not feeding.cold:  # a second pass over cold pages would be warm
+        # One more pass, not counted, for the number of passes: the first one started workers and touched everything.
+        passes = max(1, math.ceil(LOAD_SECONDS / timed(0, 1).total))
     for number in range(1, recipe.epochs):
-        epochs.append(timed(passes))
+        epochs.append(timed(number, passes))
         tell(number, recipe.epochs, epochs[-1])
     return {"epochs": tuple(epochs)}
 
@@ -200,14 +233,16 @@ def _touch(images: torch.Tensor) -> int:
     return len(images)
 
 
-def _compute(batches: Loader, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+def _compute(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+    batches = feeding.loader
     trainer, epochs = _trainer(batches, job, recipe, device), []
     batches.set_epoch(0)
     steps = len(batches)
     held = [trainer.place(batch) for batch in _some(batches, steps)]
     for number in range(recipe.epochs):
         repeated = itertools.chain(itertools.islice(itertools.cycle(held[:-1] or held), steps - 1), held[-1:])
-        epochs.append(_epoch(trainer.train_epoch(repeated, number, Clock.of(device))))
+        times = functools.partial(_trained, trainer, number, device, repeated)
+        epochs.append(feeding.epoch(number, lambda _, times=times: times()))  # type: ignore[misc]
         tell(number, recipe.epochs, epochs[-1])
     return {"epochs": tuple(epochs), "losses": trainer.losses}
 
@@ -217,32 +252,3 @@ def _some(batches: Iterable[Batch], steps: int) -> Iterator[Batch]:
     for number, batch in enumerate(batches):
         if number < COMPUTE_BATCHES - 1 or number == steps - 1:
             yield batch
-
-
-def _epoch(times: EpochTimes, passes: int = 1) -> Epoch:
-    return Epoch(
-        total=times.total,
-        wait=times.wait,
-        copy_=times.copy,
-        step=times.step,
-        images=times.images,
-        first_batch=times.first_batch,
-        passes=passes,
-    )
-
-
-def _pss_bytes() -> int:
-    """Memory of this process and its children, shared pages divided among their users."""
-    own = psutil.Process()
-    return sum(process.memory_full_info().pss for process in [own, *own.children(recursive=True)])
-
-
-def _cpu_seconds() -> float:
-    """Of this process and its ended children."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def _bytes_read() -> int:
-    """From the disk, by this process and its ended children."""
-    return int(psutil.Process().io_counters().read_bytes)

@@ -78,7 +78,7 @@ class Launch:
         if stale and Path(stale).name.startswith(SOCKETS):
             shutil.rmtree(stale, ignore_errors=True)
         (self.folder / "server.json").unlink(missing_ok=True)
-        pid = _postmaster(self.data)
+        pid = postmaster(self.data)
         if pid and _works_in(pid, self.data):
             raise DatabaseError(EMBEDDED, f"process {pid} runs a server in {self.data} already", f"stop it: kill -INT {pid}")
         # Its pid may be another process's by now; PostgreSQL would then refuse to start.
@@ -189,7 +189,8 @@ def _shut_down(process: subprocess.Popen[bytes], timeout: float) -> None:
         return
 
 
-def _postmaster(data: Path) -> int:
+def postmaster(data: Path) -> int:
+    """The process that serves a cluster, as it noted it itself; 0: none."""
     try:
         return int((data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
     except (FileNotFoundError, ValueError, IndexError):

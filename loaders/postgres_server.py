@@ -15,7 +15,7 @@ from typing import IO
 from psycopg.conninfo import conninfo_to_dict
 
 from datasets.errors import DatabaseError, RoomError, Unavailable
-from loaders.postgres_cluster import EMBEDDED, SOCKETS, Launch, answers, read_state, socket_dsn
+from loaders.postgres_cluster import EMBEDDED, SOCKETS, Launch, answers, postmaster, read_state, socket_dsn
 from loaders.postgres_install import REMEDY, SPARE, Account, Install, candidates, choose_folder, find
 
 
@@ -81,6 +81,11 @@ class EmbeddedServer:
         if self._sockets is None:
             raise DatabaseError(EMBEDDED, "it is not running", "start it first")
         return socket_dsn(self._sockets)
+
+    @property
+    def pid(self) -> int:
+        """The process that all of the server's others are children of; 0 where it does not run."""
+        return postmaster(self.folder / "data")
 
     def start(self) -> None:
         """Start the server, or use the one that runs already; does nothing where it was started before."""

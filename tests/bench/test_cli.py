@@ -36,6 +36,7 @@ backends = ["mmap", "postgres"]
 models = ["resnet8"]
 modes = ["train", "load", "compute"]
 rounds = 2
+repeats = 0  # a busy machine must change no count
 """
 HEAVY = ("torch", "torchvision", "numpy", "pandas", "matplotlib", "scipy", "psycopg", "h5py")
 COMMANDS = sorted(main.commands)
@@ -127,7 +128,7 @@ def test_examples_parse(name: str) -> None:
     ("words", "says"),
     [
         (["rn"], "no command is called 'rn'; did you mean 'run'?"),
-        (["run"], "Missing argument 'EXPERIMENT' (see `loadstone run --help`)"),
+        (["run"], "name an experiment (`loadstone list experiments`) or a TOML file, or say --resume FOLDER"),
         (["run", "quick", "--bakend", "mmap"], "Did you mean '--backend'?"),
         (["run", "quick", "--rounds", "0"], "'--rounds': 0 is not in the range"),
         (["run", "quick", "--device", "tpu"], "'cpu', 'cuda'"),
@@ -346,7 +347,9 @@ def test_a_second_run_into_the_same_folder_is_refused(finished: Any, place: Path
     before = contents(place / "out")
     found = ended(place, "run", "tiny.toml", "--out", "out", "--store-dir", "other")
     assert (found.status, found.out) == (2, "")
-    assert found.err.splitlines() == ["loadstone: out holds the records of another run; name another folder with --out"]
+    assert found.err.splitlines() == [
+        "loadstone: out holds the records of another run; name another folder with --out, or say --resume"
+    ]
     assert contents(place / "out") == before
     assert not (place / "other").exists()
 
@@ -442,6 +445,7 @@ datasets = ["synthetic:train=4000,val=16,size=16,classes=4"]
 backends = ["postgres"]
 modes = ["load"]
 seed = 1
+repeats = 0
 
 # Not read from the database: a run that lives on must not end for want of it.
 [[cells]]

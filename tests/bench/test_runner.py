@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench import record, runner
+from bench.cache import Drop, Dropped
 from bench.experiment import Cell, Experiment
 from bench.prepare import NotReady, Ready
 from bench.progress import Watch
 from bench.record import Epoch, Record
 from bench.runner import Runner, Turn, fork_server, one, turns
 from bench.worker import Job
-from datasets.errors import RoomError, Unavailable
+from datasets.errors import DatabaseError, RoomError, Unavailable
 from datasets.registry import open_source
 from loaders.manifest import Manifest
 from loaders.pack import pack
@@ -206,17 +207,25 @@ def ready(root: Path, **fields: Any) -> Ready:
     return Ready(cell, root, None, Manifest.read(root))
 
 
-def run_all(folder: Path, cells: list[Ready], missing: list[NotReady], *, rounds: int = 2) -> list[Record]:
+def run_all(
+    folder: Path,
+    cells: list[Ready],
+    missing: list[NotReady],
+    *,
+    rounds: int = 2,
+    reference: Callable[[], float] = lambda: 1.0,
+    earlier: Sequence[Record] = (),
+) -> list[Record]:
     planned = Experiment(name="tiny", cells=tuple(each.cell for each in cells), rounds=rounds, seed=7, timeout=9)
     with Watch(Console(file=io.StringIO()), planned.cells, rounds) as watch:
-        return Runner(planned, folder, 1, "cpu", watch).run(cells, missing)
+        return Runner(planned, folder, 1, "cpu", watch, reference).run(cells, missing, earlier)
 
 
 def test_every_run_is_recorded_in_its_turn(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what can't run here, first; a failed run stops no other; each round trains with a seed of its own."""
     jobs: list[tuple[Cell, int, float]] = []
 
-    def stub(_context: object, job: Job, timeout: float, _tell: Tell) -> dict[str, Any]:
+    def stub(_context: object, job: Job, timeout: float, _tell: Tell, _drop: Drop) -> dict[str, Any]:
         jobs.append((job.cell, job.seed, timeout))
         if job.cell.workers == 1:
             return {"status": "failed", "error": "it broke", "exit_status": 4}
@@ -273,3 +282,128 @@ def test_a_turn_is_a_value(store: Path) -> None:
     """Equal turns are equal: the drawn order can be compared with the recorded one."""
     cell = ready(store)
     assert Turn(cell, 0, 1) == Turn(cell, 0, 1)
+
+
+# ---- noise: recorded times of the reference kernel, replayed
+
+
+def replay(*seconds: float) -> Callable[[], float]:
+    """The four looks before the first run, then one before and one after every run."""
+    times = iter(seconds)
+    return lambda: next(times)
+
+
+CALM = (1.0, 1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("looks", "attempts"),
+    [
+        ((1.0, 1.4), [(0, False, 1.4)]),
+        ((1.0, 9.0, 1.0, 1.0), [(0, True, 9.0), (1, False, 1.0)]),
+        ((9.0, 1.0, 1.2, 1.1), [(0, True, 9.0), (1, False, 1.2)]),
+        ((9.0, 9.0, 8.0, 8.0, 7.0, 7.0), [(0, True, 9.0), (1, True, 8.0), (2, True, 7.0)]),
+    ],
+)
+def test_a_disturbed_run_is_made_again_a_stated_number_of_times(
+    looks: tuple[float, ...],
+    attempts: list[tuple[int, bool, float]],
+    tmp_path: Path,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that was slow before or after it marks a run; every attempt is recorded."""
+    monkeypatch.setattr(runner, "one", lambda *_: {"status": "ok"})
+    found = run_all(tmp_path, [ready(store)], [], rounds=1, reference=replay(*CALM, *looks))
+    assert [(each.attempt, each.disturbed, each.reference_seconds) for each in found] == attempts
+    assert record.read(tmp_path) == found
+
+
+def test_a_run_s_own_result_repeats_nothing(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow run beside a calm machine stands; a failed one beside a busy machine is not made again."""
+    slow = Epoch(total=99.0, wait=0, copy_=0, step=99.0, images=1, first_batch=1)
+    results: list[dict[str, Any]] = [
+        {"status": "ok", "epochs": (slow, slow)},
+        {"status": "failed", "error": "it broke", "exit_status": 1},
+    ]
+    monkeypatch.setattr(runner, "one", lambda *_: results.pop(0))
+    found = run_all(tmp_path, [ready(store)], [], rounds=2, reference=replay(*CALM, 1.0, 1.0, 9.0, 9.0))
+    assert [(each.status, each.disturbed, each.attempt) for each in found] == [("ok", False, 0), ("failed", True, 0)]
+
+
+# ---- resumed
+
+
+def test_what_ended_well_is_not_run_again(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest keeps the order and places drawn for it; what failed is run again, what is unavailable not said twice."""
+    monkeypatch.setattr(runner, "one", lambda *_: {"status": "ok"})
+    cells = [ready(store, workers=number) for number in range(4)]
+    lost = NotReady(cells[0].cell.model_copy(update={"backend": "dali"}), "synthetic", Unavailable("dali", "none", ""))
+    whole = run_all(tmp_path, cells, [lost])
+    failed = whole[3].model_copy(update={"status": "failed"})
+    earlier = [*whole[:3], failed, whole[5]]
+    (tmp_path / "again").mkdir()
+    again = run_all(tmp_path / "again", cells, [lost], earlier=earlier)
+
+    def places(records: Sequence[Record]) -> list[tuple[Cell, int, int, int]]:
+        return [(each.cell, each.round, each.position, each.seed) for each in records]
+
+    assert places(again) == places([whole[3], whole[4], *whole[6:]])
+
+
+# ---- cold
+
+
+def test_the_runner_drops_pages_for_a_cold_run_before_each_epoch(context: ForkServerContext, job: MakeJob) -> None:
+    """The run waits for it; what stayed, and why it was not cold, stand in its record."""
+    dropped: list[int] = []
+
+    def drop() -> Dropped:
+        dropped.append(1)
+        return Dropped(0.5, "half of it stayed")
+
+    cold = job()
+    cold = Job(cold.cell.model_copy(update={"cache": "cold"}), cold.root, None, 0, 1, "cpu")
+    found = one(context, cold, 60, silent, drop)
+    assert found["status"] == "ok"
+    assert len(dropped) == len(found["epochs"])
+    assert {each.resident for each in found["epochs"]} == {0.5}
+    assert {each.passes for each in found["epochs"]} == {1}
+    assert found["not_cold"] == "half of it stayed"
+    assert found["path_taken"].endswith("; not cold: half of it stayed")
+
+
+def test_a_drop_that_fails_is_the_run_s_failure(context: ForkServerContext, job: MakeJob) -> None:
+    """A server that does not start again ends this run alone, with its line and status."""
+
+    def drop() -> Dropped:
+        raise DatabaseError("embedded server", "it did not start", "see its log")
+
+    cold = job()
+    cold = Job(cold.cell.model_copy(update={"cache": "cold"}), cold.root, None, 0, 1, "cpu")
+    found = one(context, cold, 60, silent, drop)
+    assert (found["status"], found["exit_status"]) == ("failed", 4)
+    assert "it did not start" in found["error"]
+
+
+def test_a_killed_worker_is_a_record(context: ForkServerContext, job: MakeJob) -> None:
+    """A worker that the kernel ends fails its run, with a line that says so, and hangs nothing."""
+    killed: list[int] = []
+
+    def kill(*_: object) -> None:
+        if not killed:
+            killed.append(runs()[-1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    found = one(context, job(endless=True), 60, kill)
+    assert found["status"] == "failed"
+    assert "DataLoader worker" in found["error"]
+    assert str(killed[0]) in found["error"]
+
+
+def test_memory_is_watched_from_outside(context: ForkServerContext, job: MakeJob) -> None:
+    """The most that was seen is no less than what the run saw at its end; threads of every pool are those asked for."""
+    found = one(context, job(), 60, silent)
+    assert found["peak_pss_bytes"] >= found["pss_bytes"] > 10 * 2**20
+    assert set(found["thread_pools"].values()) == {1}
+    assert "torch" in found["thread_pools"]

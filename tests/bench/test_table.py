@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from bench import latex, numbers, table, wording
-from bench.record import Record
+from bench.record import Epoch, Record
 from bench.stats import Interval
 from bench.summary import summary
 from bench.table import Table
@@ -341,3 +341,48 @@ def test_a_table_too_wide_for_a_terminal_leaves_spare_columns_to_the_files(make:
     assert "epoch s  accuracy" not in text
     assert "Left out for width, and in table.md: first epoch s." in text
     assert "first epoch s" in table.to_markdown(found)
+
+
+def cold(make: MakeRecord, backend: str, total: float, **fields: object) -> Record:
+    epochs = tuple(
+        Epoch(total=total, wait=total, copy_=0, step=0, images=512, first_batch=total, bytes_read=150_000_000, resident=0.004)
+        for _ in range(3)
+    )
+    return make(backend, mode="load", cache="cold", **{"epochs": epochs} | fields)
+
+
+def test_cold_and_warm_rows_stand_in_tables_of_their_own(make: MakeRecord) -> None:
+    """Each with its own verdict; a cold one says how much was read, and how much was there before."""
+    rows = [cold(make, "mmap", 0.5, round=number) for number in range(3)]
+    rows += [cold(make, "hdf5", 1.0, round=number) for number in range(3)]
+    dropped, warm = tables([*rounds(make, "mmap", [0.1, 0.1, 0.1], mode="load"), *rows])
+    assert (warm.title, dropped.title) == ("cifar10 · loading only", "cifar10 · loading only · guest-cold")
+    assert "warm page cache" in warm.caption[0]
+    assert "guest-cold page cache" in dropped.caption[0]
+    titles = [" ".join(column.title) for column in dropped.columns]
+    assert dropped.lines[0].cells[titles.index("read, MB/s")] == "300"
+    assert dropped.lines[0].cells[titles.index("in memory before")] == "0.4 %"
+    assert not any("MB/s" in " ".join(column.title) for column in warm.columns)
+    assert warm.name != dropped.name
+
+
+def test_what_was_not_cold_is_never_the_fastest_cold_row(make: MakeRecord) -> None:
+    """It stays in the table, and is named below it with its reason."""
+    rows = [cold(make, "mmap", 1.0, round=number) for number in range(3)]
+    rows += [cold(make, "memory_like", 0.1, round=number, not_cold="tmpfs keeps its files in memory") for number in range(3)]
+    (found,) = tables(rows)
+    assert "memory_like was not cold: tmpfs keeps its files in memory." in found.notes
+    assert "Fastest: mmap" in found.verdict
+
+
+def test_a_row_of_disturbed_runs_is_named(make: MakeRecord) -> None:
+    """A calm attempt counts and says nothing; where all attempts of a round were disturbed, the last one counts."""
+    first = [make("mmap", round=0, disturbed=True), make("mmap", (9.0, 3.0, 3.0), round=0, attempt=1)]
+    second = [
+        make("mmap", (9.0, total, total), round=1, attempt=place, disturbed=True) for place, total in enumerate((7.0, 5.0))
+    ]
+    (row,) = summary([*first, *second])
+    assert row.epoch is not None
+    assert row.epoch.mean == 4.0
+    (found,) = tables([*first, *second])
+    assert "Disturbed, runs beside which a fixed piece of work was slow each time: mmap (1 of 2)." in found.notes

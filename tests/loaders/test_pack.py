@@ -426,7 +426,7 @@ def test_a_kill_at_any_moment_leaves_no_wrong_store(backend: str, tmp_path: Path
     pack(source, backend, tmp_path)
     seconds = time.perf_counter() - started
     draws = random.Random(backend)
-    for attempt in range(12):
+    for attempt in range(17):  # 51 over the three formats
         if attempt % 3 == 0:
             shutil.rmtree(root, ignore_errors=True)
         child = os.fork()
