@@ -64,6 +64,16 @@ def device(asked: str | None) -> str:
     return "cpu"
 
 
+def wait_policy() -> str:
+    """How OpenMP's threads wait for each other in runs: as the user's environment has it, else ``passive``.
+
+    By default they spin, and where anything else takes a core for a moment (a loader's thread, a neighbour) each of a step's
+    many barriers lasts until the kernel gives it back: a step then takes several times as long. Passive ones sleep.
+    Read when a process loads OpenMP, so it has to stand in the environment that the fork server is started in.
+    """
+    return os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def versions() -> dict[str, str]:
     """Of the libraries that matter here."""
     found = {}
@@ -88,6 +98,7 @@ def environment(stores: Path, *, threads: int, device: str, notes: Sequence[str]
         "store_filesystem": filesystem(stores),
         "threads": threads,
         "device": device,
+        "openmp_wait_policy": wait_policy(),
         "versions": own,
         "notes": list(notes),
     }

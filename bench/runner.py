@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import gpu_usage, leftovers, noise, record, resume
+from bench import gpu_usage, leftovers, machine, noise, record, resume
 from bench.cache import Drop, Dropped
 from bench.dropping import drop_store
 from bench.experiment import Experiment
@@ -54,6 +54,7 @@ def turns(cells: list[Ready], rounds: int, seed: int) -> Iterator[Turn]:
 
 def fork_server() -> ForkServerContext:
     """Processes that start by a fork of one that has imported everything and touched no device."""
+    machine.wait_policy()  # before the server loads OpenMP
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.worker"])
     with leftovers.scratch():

@@ -22,6 +22,7 @@ def test_the_environment_is_plain_json(tmp_path: Path) -> None:
     found = machine.environment(tmp_path, threads=3, device="cpu", notes=["a note"])
     assert json.loads(json.dumps(found)) == found
     assert (found["threads"], found["device"], found["notes"]) == (3, "cpu", ["a note"])
+    assert found["openmp_wait_policy"]
     assert found["torch"] == found["versions"]["torch"]
     assert f"{len(os.sched_getaffinity(0))} cores" in found["machine"]
 
@@ -90,3 +91,15 @@ def test_a_gpu_that_was_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Unavailable, match="--device cpu"):
         machine.device("cuda")
+
+
+@pytest.mark.parametrize(("own", "then"), [(None, "passive"), ("active", "active")])
+def test_threads_wait_passively_unless_the_user_says_otherwise(
+    own: str | None, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spinning threads make a step last several times as long where anything else takes a core."""
+    if own is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    assert machine.wait_policy() == os.environ["OMP_WAIT_POLICY"] == then
