@@ -57,12 +57,36 @@ def centre(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, in
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def fit(picture: Pixels, index: int, draws: Draws, out: Pixels) -> None:
-    """Crop ``picture``, uint8 (h, w, C), and resize it (bilinear, antialiased, by Pillow) into ``out``, uint8 (H, W, C)."""
-    height, width = picture.shape[:2]
-    size = (out.shape[0], out.shape[1])
-    top, left, h, w = box(height, width, index, draws) if draws.training else centre(height, width, size)
-    cropped = np.ascontiguousarray(picture[top : top + h, left : left + w])
-    image = Image.fromarray(cropped if out.shape[2] == 3 else cropped[:, :, 0])
-    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+def crop(height: int, width: int, index: int, draws: Draws, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What is cut out of a picture that is delivered at ``size``: (top, left, height, width), in its own pixels."""
+    return box(height, width, index, draws) if draws.training else centre(height, width, size)
+
+
+def divisor(crop: tuple[int, int, int, int], size: tuple[int, int]) -> int:
+    """The largest of 8, 4, 2 and 1 that a picture may be divided by before it is cut, and be enlarged no more for it."""
+    _, _, height, width = crop
+    return next((part for part in (8, 4, 2) if height >= part * size[0] and width >= part * size[1]), 1)
+
+
+def cut(picture: Pixels, crop: tuple[int, int, int, int], out: Pixels, divided: int = 1) -> None:
+    """Crop ``picture``, uint8 (h, w, C), and resize it (bilinear, antialiased, by Pillow) into ``out``, uint8 (H, W, C).
+
+    ``crop`` is in pixels of the whole picture, of which ``picture`` is one ``divided``-th of the height and width.
+    """
+    top, left, h, w = crop
+    size = (out.shape[1], out.shape[0])
+    if divided == 1:
+        picture = np.ascontiguousarray(picture[top : top + h, left : left + w])
+    image = Image.fromarray(picture if out.shape[2] == 3 else picture[:, :, 0])
+    if divided == 1:
+        resized = image.resize(size, Image.Resampling.BILINEAR)
+    else:
+        corners = (left / divided, top / divided, (left + w) / divided, (top + h) / divided)
+        resized = image.resize(size, Image.Resampling.BILINEAR, box=corners)
     np.copyto(out, np.asarray(resized).reshape(out.shape))
+
+
+def fit(picture: Pixels, index: int, draws: Draws, out: Pixels) -> None:
+    """Crop ``picture``, uint8 (h, w, C), as ``draws`` says, and resize it into ``out``, uint8 (H, W, C)."""
+    height, width = picture.shape[:2]
+    cut(picture, crop(height, width, index, draws, (out.shape[0], out.shape[1])), out)

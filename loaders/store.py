@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.errors import PathRefused, SampleCorrupt, UnknownName
-from loaders import codec, sizing
+from loaders import codec, decoding, sizing
 from loaders.codec import Buffer, Pixels
+from loaders.decoding import Places
 from loaders.manifest import MANIFEST, CodecName, Content
 from loaders.order import Draws, Indices
 
@@ -132,6 +133,9 @@ class Reader(ABC, Generic[Handle]):
     def __init__(self, store: Store, split: str) -> None:
         self.store, self.split = store, split
         self.content = store.content
+        self._scaled = store.path == decoding.SCALED
+        if self._scaled and (reason := decoding.why_not_scaled(self.content)):
+            raise PathRefused(store.name, decoding.SCALED, reason)
         self._handle: Handle | None = None
         self._owner = 0
 
@@ -170,6 +174,11 @@ class Reader(ABC, Generic[Handle]):
     @abstractmethod
     def path_taken(self) -> str: ...
 
+    @property
+    def decoder(self) -> str:
+        """What makes pictures of payloads, in words; empty where payloads are pixels. Makes it ready to be used."""
+        return decoding.words(self.content, self._scaled)
+
     @abstractmethod
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
         """The payloads at ``indices``, in that order; valid until the next call or ``close``.
@@ -180,6 +189,13 @@ class Reader(ABC, Generic[Handle]):
         Raises:
             IndexError: an index is not in [0, len(self)). SampleCorrupt: a sample can't be read.
         """
+
+    def places(self, indices: Indices) -> Places:
+        """The payloads at ``indices`` as places in one buffer: override it where they lie in one, or can be put there at once.
+
+        As ``payloads`` in all else.
+        """
+        return Places.of(self.payloads(indices))
 
     def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
         """Fill ``out`` with the pictures at ``indices``, in that order.
@@ -195,12 +211,13 @@ class Reader(ABC, Generic[Handle]):
 
         Source: one call a batch, after torch.utils.data's ``__getitems__``.
         """
-        payloads = self.payloads(indices)
-        for row, index in enumerate(indices):
+        places = self.places(indices)
+        sizes = None if self.content.shape is not None else np.asarray(self.sizes[indices])
+        for row in decoding.fill(self.content, places, sizes, indices, out, draws, self._scaled):
             try:
-                self._fill(payloads[row], int(index), out[row], draws)
+                self._fill(places.payload(row), int(indices[row]), out[row], draws)
             except codec.UndecodableError as error:
-                raise SampleCorrupt(self.store.root, self.split, int(index), str(error)) from error
+                raise SampleCorrupt(self.store.root, self.split, int(indices[row]), str(error)) from error
 
     def _fill(self, payload: Buffer, index: int, out: Pixels, draws: Draws) -> None:
         if self.content.shape is not None:
