@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.errors import PathRefused, SampleCorrupt, UnknownName
+from datasets.source import Block
 from loaders import codec, decoding, sizing
 from loaders.codec import Buffer, Pixels
 from loaders.decoding import Places
@@ -82,6 +83,10 @@ class Store(ABC):
     def write(self, split: str, samples: Iterator[Sample]) -> None:
         """Write ``content.counts[split]`` samples, in order, into ``root``; everything flushed when it returns."""
 
+    def write_blocks(self, split: str, blocks: Iterator[Block]) -> None:
+        """``write`` for ``raw`` pictures of one size that come many at a time; override it where they can be written so."""
+        self.write(split, (sample for block in blocks for sample in _samples(block)))
+
     @abstractmethod
     def reader(self, split: str) -> Reader[Any]:
         """A reader of one split; cheap: handles open at the first read, in the process that reads."""
@@ -111,6 +116,12 @@ class Store(ABC):
         """Raise ``PathRefused`` where ``path`` was asked for by name; else return, and the caller falls back."""
         if self.path == path:
             raise PathRefused(self.name, path, reason)
+
+
+def _samples(block: Block) -> Iterator[Sample]:
+    _, height, width, _ = block.pictures.shape
+    for picture, label in zip(block.pictures, block.labels.tolist(), strict=True):
+        yield Sample(picture.data.cast("B"), label, height, width)
 
 
 class Reader(ABC, Generic[Handle]):

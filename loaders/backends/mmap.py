@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from datasets.errors import StoreCorrupt
+from datasets.source import Block
 from loaders import columns
 from loaders.codec import Buffer, Pixels
 from loaders.decoding import SCALED, Places
@@ -30,6 +31,14 @@ class MmapStore(Store):
             for sample in samples:
                 file.write(sample.payload)
                 column.append(sample.label, len(sample.payload), sample.height, sample.width)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_blocks(self, split: str, blocks: Iterator[Block]) -> None:
+        with columns.Columns(self.root, split, self.content) as column, data_file(self.root, split).open("wb") as file:
+            for block in blocks:
+                file.write(block.pictures.data)
+                column.extend(block.labels)
             file.flush()
             os.fsync(file.fileno())
 
