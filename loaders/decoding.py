@@ -100,7 +100,7 @@ def fill(
         return ()
     if content.codec != "jpeg" or turbo().decode is None:
         return range(len(indices))
-    left = _fill_equal(places, out) if sizes is None else _fill_differing(places, sizes, indices, out, draws, scaled)
+    left = decode_equal(places, out) if sizes is None else _fill_differing(places, sizes, indices, out, draws, scaled)
     return [int(row) for row in np.flatnonzero(left)]
 
 
@@ -117,7 +117,8 @@ def _copy(places: Places, record_bytes: int, out: Pixels) -> bool:
     return True
 
 
-def _fill_equal(places: Places, out: Pixels) -> npt.NDArray[np.bool_]:
+def decode_equal(places: Places, out: Pixels) -> npt.NDArray[np.bool_]:
+    """Decode JPEG files into ``out``, uint8 (B, H, W, C), whose size they should have: bool (B,), which ones are left."""
     count, height, width, channels = out.shape
     rows = out.ctypes.data + np.arange(count) * (height * width * channels)
     left = places.outside()

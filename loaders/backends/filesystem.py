@@ -17,6 +17,9 @@ from loaders.mapping import check_bounds
 from loaders.order import Indices
 from loaders.store import Labels, Reader, Sample, Sizes, Store
 
+# Of a file that is read with others in one call: a damaged column must not ask for all the memory.
+_LARGEST_BYTES = 64 << 20
+
 
 class FilesystemStore(Store):
     """``<split>/<class>/<index>.<ext>``; ``raw`` pixels stand behind the short header of a PPM (grey: PGM) file."""
@@ -109,10 +112,12 @@ class FilesystemReader(Reader[int]):
 
     def _read_at_once(self, indices: Indices) -> Places | None:
         """Files read in one call; None where one of them is not as it was written, and has to be looked at by itself."""
-        labels, lengths = np.ascontiguousarray(self.labels[indices]), self._lengths(indices)
-        if self._kernel is None or lengths is None or not len(indices):
+        if self._kernel is None or not len(indices):
             return None
-        if labels.min() < 0 or labels.max() >= len(self.content.classes) or lengths.min() < 0:
+        labels, lengths = np.array(self.labels[indices]), self._lengths(indices)
+        if labels.min() < 0 or labels.max() >= len(self.content.classes):
+            return None
+        if lengths.min() < 0 or lengths.max() > _LARGEST_BYTES:
             return None
         starts = np.cumsum(lengths) - lengths
         buffer = np.empty(int(lengths.sum()) + 1, np.uint8)
@@ -120,7 +125,7 @@ class FilesystemReader(Reader[int]):
             return None
         return self._behind_headers(Places(buffer, starts, lengths))
 
-    def _lengths(self, indices: Indices) -> Indices | None:
+    def _lengths(self, indices: Indices) -> Indices:
         """Bytes that each file has to have: int64 (B,)."""
         if (record_bytes := self.content.record_bytes) is not None:
             return np.full(len(indices), record_bytes + len(self._header(0)))

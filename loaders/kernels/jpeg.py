@@ -25,7 +25,7 @@ _STOP_ON_WARNING = 8192  # TJFLAG_STOPONWARNING. No flag for speed: the accurate
 
 @compiled("void(int64[::1], int64[::1], int64[::1], int32[:, ::1], int64[::1], int64, boolean[::1])")
 def decode(starts: Any, lengths: Any, rows: Any, sizes: Any, divisors: Any, channels: int, left: Any) -> None:
-    """Decode a batch; one decompressor a call, so that threads share nothing.
+    """Decode a batch, a decompressor a picture: a used one would lend its tables to a file that lost its own.
 
     Args:
         starts: int64 (B,), addresses of the JPEG files.
@@ -36,20 +36,19 @@ def decode(starts: Any, lengths: Any, rows: Any, sizes: Any, divisors: Any, chan
         channels: 3 (RGB) or 1 (grey).
         left: bool (B,); on entry what is not to be decoded, on return what was not: damaged, of another size, CMYK.
     """
-    handle = _init()
     found = np.empty(4, np.int32)  # width, height, subsampling, colour space
     at = found.ctypes.data
+    form = _RGB if channels == 3 else _GREY
     for row in range(len(starts)):
         if left[row]:
             continue
         left[row] = True
-        if _header(handle, starts[row], lengths[row], at, at + 4, at + 8, at + 12) != 0:
-            continue
-        if found[1] != sizes[row, 0] or found[0] != sizes[row, 1] or found[3] >= _CMYK:
-            continue
-        height = (sizes[row, 0] + divisors[row] - 1) // divisors[row]
-        width = (sizes[row, 1] + divisors[row] - 1) // divisors[row]
-        form = _RGB if channels == 3 else _GREY
-        failed = _decompress(handle, starts[row], lengths[row], rows[row], width, 0, height, form, _STOP_ON_WARNING)
-        left[row] = failed != 0
-    _destroy(handle)
+        handle = _init()
+        if _header(handle, starts[row], lengths[row], at, at + 4, at + 8, at + 12) == 0:
+            fits = found[1] == sizes[row, 0] and found[0] == sizes[row, 1]
+            if fits and found[3] < _CMYK:
+                height = (sizes[row, 0] + divisors[row] - 1) // divisors[row]
+                width = (sizes[row, 1] + divisors[row] - 1) // divisors[row]
+                failed = _decompress(handle, starts[row], lengths[row], rows[row], width, 0, height, form, _STOP_ON_WARNING)
+                left[row] = failed != 0
+        _destroy(handle)

@@ -1,0 +1,170 @@
+"""Measure JPEG decoders and put the table into docs/method.md; see "Decoding JPEG" there.
+
+    .venv/bin/python docs/decoders.py DATA_DIR
+
+DATA_DIR holds ``tiny-imagenet-200/`` (or a part of it), on which speed is measured, and ``photos/``, any tree of class folders.
+Decoders that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import io
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from bench.machine import cores, processor
+from datasets import registry
+from datasets.source import Source
+from loaders.codec import Pixels
+from loaders.decoding import Places, decode_equal
+from loaders.turbojpeg import turbo
+
+MARKS = "<!-- decoders: begin -->\n", "<!-- decoders: end -->"
+BATCH, ROUNDS, PICTURES = 256, 7, 6000
+
+Decoder = Callable[[Sequence[bytes], Pixels], None]
+"""Decodes files of one size into uint8 (B, H, W, 3)."""
+
+
+def by_pillow(files: Sequence[bytes], out: Pixels) -> None:
+    """As people write it."""
+    for row, file in enumerate(files):
+        out[row] = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
+def by_torchvision(files: Sequence[bytes], out: Pixels) -> None:
+    """``torchvision.io.decode_jpeg``, a picture a call."""
+    for row, file in enumerate(files):
+        picture = decode_jpeg(torch.frombuffer(bytearray(file), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        out[row] = picture.permute(1, 2, 0).numpy()
+
+
+def by_simplejpeg(files: Sequence[bytes], out: Pixels) -> None:
+    """``simplejpeg.decode_jpeg`` into its row, a picture a call."""
+    for row, file in enumerate(files):
+        simplejpeg.decode_jpeg(file, buffer=out[row])
+
+
+def by_imagecodecs(files: Sequence[bytes], out: Pixels) -> None:
+    """``imagecodecs.jpeg8_decode`` into its row, a picture a call."""
+    import imagecodecs
+
+    for row, file in enumerate(files):
+        imagecodecs.jpeg8_decode(file, outcolorspace="rgb", out=out[row])
+
+
+def by_pylibjxl(files: Sequence[bytes], out: Pixels) -> None:
+    """``pylibjxl.decode_jpeg`` into its row, a picture a call."""
+    import pylibjxl
+
+    for row, file in enumerate(files):
+        pylibjxl.decode_jpeg(file, out=out[row])
+
+
+def by_batch(files: Sequence[bytes], out: Pixels) -> None:
+    """Loadstone's own way: joined, and libjpeg-turbo called in one loop."""
+    assert not decode_equal(Places.of(files), out).any()
+
+
+DECODERS: dict[str, tuple[Decoder, str]] = {
+    "Pillow": (by_pillow, "pillow"),
+    "torchvision": (by_torchvision, "torchvision"),
+    "imagecodecs": (by_imagecodecs, "imagecodecs"),
+    "pylibjxl": (by_pylibjxl, "pylibjxl"),
+    "simplejpeg": (by_simplejpeg, "simplejpeg"),
+    "libjpeg-turbo, a batch a call": (by_batch, "numba"),
+}
+
+
+def main() -> None:
+    """Measure, and rewrite the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", type=Path)
+    data_dir: Path = parser.parse_args().data_dir
+    small = files_of(registry.open_source("tiny-imagenet", data_dir, allow_unverified=True))
+    large = files_of(registry.open_source("image_folder:photos", data_dir))
+    found = {name: decoder for name, (decoder, package) in DECODERS.items() if is_there(name, package)}
+    speeds = measure(found, small)
+    lines = ["| decoder | version | 1 thread | 2 threads | pictures equal to Pillow's |", "|---|---|---:|---:|---:|"]
+    for name, decoder in found.items():
+        equal, package = equal_to_pillow(decoder, [*small, *large]), DECODERS[name][1]
+        one, two = (f"{np.median(speeds[name, threads]) / 1e3:.1f}" for threads in (1, 2))
+        lines.append(
+            f"| {name} | {importlib.metadata.version(package)} | {one} | {two} | {equal:,} of {len(small + large):,} |"
+        )
+    page = Path(__file__).with_name("method.md")
+    before, rest = page.read_text(encoding="utf-8").split(MARKS[0])
+    what = f"Thousand pictures a second, of {len(small):,} of Tiny ImageNet in RAM"
+    caption = f"{what}, batches of {BATCH}, medians of {ROUNDS} rounds, {processor()}, {cores()} cores:"
+    table = "\n".join([caption, "", *lines, ""])
+    page.write_text(before + MARKS[0] + table + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+
+
+def files_of(source: Source) -> list[bytes]:
+    """The first pictures of a source's training split, as JPEG files."""
+    pictures = [example.picture for example, _ in zip(source.examples("train"), range(PICTURES), strict=False)]
+    return [picture for picture in pictures if isinstance(picture, bytes)]
+
+
+def is_there(name: str, package: str) -> bool:
+    """Whether a decoder can be called here."""
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return name != "libjpeg-turbo, a batch a call" or turbo().decode is not None
+
+
+def measure(decoders: dict[str, Decoder], files: Sequence[bytes]) -> dict[tuple[str, int], list[float]]:
+    """Pictures a second of each decoder and number of threads, a figure a round; all of them in every round."""
+    speeds: dict[tuple[str, int], list[float]] = {}
+    for _ in range(ROUNDS):
+        for name, decoder in decoders.items():
+            for threads in (1, 2):
+                speeds.setdefault((name, threads), []).append(len(files) / seconds(decoder, files, threads))
+    return speeds
+
+
+def seconds(decoder: Decoder, files: Sequence[bytes], threads: int) -> float:
+    """How long threads take that decode every second batch each."""
+    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+    shape = np.asarray(Image.open(io.BytesIO(files[0]))).shape[:2]
+
+    def work(first: int) -> None:
+        out = np.empty((BATCH, *shape, 3), np.uint8)
+        for batch in batches[first::threads]:
+            decoder(batch, out[: len(batch)])
+
+    workers: list[Any] = [threading.Thread(target=work, args=(first,)) for first in range(threads)]
+    started = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return time.perf_counter() - started
+
+
+def equal_to_pillow(decoder: Decoder, files: Sequence[bytes]) -> int:
+    """How many pictures come with exactly Pillow's pixels."""
+    equal = 0
+    for file in files:
+        wanted = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+        out = np.zeros((1, *wanted.shape), np.uint8)
+        decoder([file], out)
+        equal += bool((out[0] == wanted).all())
+    return equal
+
+
+if __name__ == "__main__":
+    main()
