@@ -60,7 +60,7 @@ class Record(Frozen):
         train_images, val_images: images of one pass, and images evaluated.
         order_sha256, pixel_sha256: of the first epoch's indices, and of the pixels they were read as.
         content_sha256: of the store's train split, from its manifest.
-        path_taken: the code path that served the reads.
+        path_taken: the code path that served the reads, and what decoded the pictures.
         store_bytes, pack_seconds: of the store.
         bytes_read: from the disk, by the run's processes. cpu_seconds: of the run's processes.
         pss_bytes: memory of the run's processes at the end, shared pages divided among their users.

@@ -72,6 +72,17 @@ def by_pylibjxl(files: Sequence[bytes], out: Pixels) -> None:
         pylibjxl.decode_jpeg(file, out=out[row])
 
 
+def by_nvimagecodec(files: Sequence[bytes], out: Pixels) -> None:
+    """The CPU decoder of nvImageCodec, a batch a call, and a copy of each picture into its row."""
+    from nvidia import nvimgcodec as nv
+
+    backends = [nv.Backend(nv.BackendKind.CPU_ONLY)]
+    decoder = nv.Decoder(backends=backends, max_num_cpu_threads=1, device_id=-99999)  # its number for "no GPU"
+    parameters = nv.DecodeParams(color_spec=nv.ColorSpec.SRGB)
+    for row, image in enumerate(decoder.decode([nv.CodeStream(file) for file in files], params=parameters)):
+        out[row] = np.asarray(image.cpu())
+
+
 def by_batch(files: Sequence[bytes], out: Pixels) -> None:
     """Loadstone's own way: joined, and libjpeg-turbo called in one loop."""
     assert not decode_equal(Places.of(files), out).any()
@@ -82,6 +93,7 @@ DECODERS: dict[str, tuple[Decoder, str]] = {
     "torchvision": (by_torchvision, "torchvision"),
     "imagecodecs": (by_imagecodecs, "imagecodecs"),
     "pylibjxl": (by_pylibjxl, "pylibjxl"),
+    "nvImageCodec on the CPU": (by_nvimagecodec, "nvidia-nvimgcodec-cu13"),
     "simplejpeg": (by_simplejpeg, "simplejpeg"),
     "libjpeg-turbo, a batch a call": (by_batch, "numba"),
 }

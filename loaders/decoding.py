@@ -135,7 +135,7 @@ def _fill_differing(
     left = places.outside()
     left |= (sizes < 1).any(axis=1) | (sizes.prod(axis=1, dtype=np.int64) > LARGEST_PIXELS)
     sizes = np.where(left[:, None], 1, sizes).astype(np.int32)
-    crops = [sizing.crop(int(h), int(w), int(index), draws, target) for (h, w), index in zip(sizes, indices, strict=True)]
+    crops = sizing.crops([(height, width) for height, width in sizes.tolist()], indices, draws, target)
     divisors = np.array([sizing.divisor(crop, target) if scaled else 1 for crop in crops], np.int64)
     shapes = -(-sizes.astype(np.int64) // divisors[:, None])
     ends = np.cumsum(shapes.prod(axis=1) * out.shape[3])
