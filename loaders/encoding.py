@@ -19,7 +19,7 @@ from loaders.store import Sample
 
 # Examples that a thread is given at once. Each costs some microseconds of Python: more would gain nothing.
 _EXAMPLES = 64
-_EXAMPLE_BYTES = 1 << 20
+_EXAMPLE_BYTES = 1 << 19
 
 
 class Damaged(NamedTuple):
@@ -42,7 +42,7 @@ class Encoder:
     def __init__(self, content: Content) -> None:
         self._content = content
         cores = len(os.sched_getaffinity(0))
-        self._ahead = 2 * cores  # groups that are held at a time, beside the one that is being written
+        self._ahead = cores + 2  # groups that are held at a time, beside the one that is being written
         self._threads = ThreadPoolExecutor(cores, "encode")
 
     def __enter__(self) -> Encoder:

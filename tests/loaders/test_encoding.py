@@ -134,7 +134,7 @@ def test_a_source_is_read_no_further_than_threads_can_hold() -> None:
         for taken in range(1, 20):
             group = next(groups)
             assert isinstance(group, list)
-            assert asked <= (taken + 2 * cores + 1) * len(group)
+            assert asked <= (taken + cores + 3) * len(group)
         groups.close()  # type: ignore[attr-defined]
 
 
