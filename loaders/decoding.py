@@ -95,7 +95,12 @@ def fill(
 
     Returns:
         The rows that are not filled: damaged ones, CMYK, all where there is no such way.
+
+    Raises:
+        ValueError: ``out`` is not a C-contiguous row for each payload; it is written to by its address.
     """
+    if len(out) != len(places.starts) or not out.flags.c_contiguous or out.dtype != np.uint8:
+        raise ValueError(f"{len(places.starts)} pictures can't be put into {out.dtype} {out.shape}, strides {out.strides}")
     if content.record_bytes is not None and _copy(places, content.record_bytes, out):
         return ()
     if content.codec != "jpeg" or turbo().decode is None:

@@ -190,6 +190,14 @@ class Reader(ABC, Generic[Handle]):
         """What makes pictures of payloads, in words; empty where payloads are pixels. Makes it ready to be used."""
         return decoding.words(self.content, self._scaled)
 
+    def labels_at(self, indices: Indices) -> Labels:
+        """The labels of a batch: int64 (B,). Ask for those of the batch that was just read: they may have come with it."""
+        return np.asarray(self.labels[indices], dtype=np.int64)
+
+    def sizes_at(self, indices: Indices) -> Sizes:
+        """The sizes of a batch: int32 (B, 2), (height, width) in pixels; likewise."""
+        return np.asarray(self.sizes[indices], dtype=np.int32)
+
     @abstractmethod
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
         """The payloads at ``indices``, in that order; valid until the next call or ``close``.
@@ -223,18 +231,19 @@ class Reader(ABC, Generic[Handle]):
         Source: one call a batch, after torch.utils.data's ``__getitems__``.
         """
         places = self.places(indices)
-        sizes = None if self.content.shape is not None else np.asarray(self.sizes[indices])
+        sizes = self.sizes_at(indices) if self.content.shape is None else None
         for row in decoding.fill(self.content, places, sizes, indices, out, draws, self._scaled):
             try:
-                self._fill(places.payload(row), int(indices[row]), out[row], draws)
+                size = None if sizes is None else sizes[row]
+                self._fill(places.payload(row), int(indices[row]), size, out[row], draws)
             except codec.UndecodableError as error:
                 raise SampleCorrupt(self.store.root, self.split, int(indices[row]), str(error)) from error
 
-    def _fill(self, payload: Buffer, index: int, out: Pixels, draws: Draws) -> None:
-        if self.content.shape is not None:
+    def _fill(self, payload: Buffer, index: int, size: Sizes | None, out: Pixels, draws: Draws) -> None:
+        if size is None:
             codec.decode_into(self.content.codec, payload, out)
             return
-        height, width = self.sizes[index]
+        height, width = size
         picture = codec.decode(self.content.codec, payload, int(height), int(width), self.content.channels)
         sizing.fit(picture, index, draws, out)
 

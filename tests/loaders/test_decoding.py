@@ -117,6 +117,18 @@ def test_places_outside_of_the_data_are_not_looked_at(start: int, length: int) -
     assert list(decoding.fill(content(), places, None, np.array([0]), out, EVALUATION, False)) == [0]
 
 
+@pytest.mark.parametrize(
+    "out", [np.zeros((1, 12, 10, 3), np.uint8), np.zeros((2, 12, 10, 6), np.uint8)[..., ::2], np.zeros((2, 12, 10, 3), np.int8)]
+)
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_a_batch_that_does_not_fit_is_not_written_to(codec: str, out: Pixels, tmp_path: Path) -> None:
+    """Too few rows, rows with gaps or another dtype are refused before anything is written by address."""
+    store = pack(expected(codec).source, "filesystem", tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="2 pictures can't be put into"):
+        store.reader("train").read(np.array([0, 1]), out, EVALUATION)
+    assert not out.any()
+
+
 @needs_turbo
 def test_whole_files_are_told_from_damaged_ones() -> None:
     """Packing learns the sizes of sound files, whatever their size, and which ones it has to look at."""
