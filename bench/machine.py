@@ -14,7 +14,10 @@ import psutil
 
 from datasets.errors import Unavailable
 
-LIBRARIES = ("loadstone", "torch", "torchvision", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "scipy", "torchmetrics")
+LIBRARIES = (
+    *("loadstone", "torch", "torchvision", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "numba", "pylibjxl"),
+    *("scipy", "torchmetrics"),
+)
 
 
 def cores() -> int:

@@ -64,7 +64,7 @@ class Record(Frozen):
         train_images, val_images: images of one pass, and images evaluated.
         order_sha256, pixel_sha256: of the first epoch's indices, and of the pixels they were read as.
         content_sha256: of the store's train split, from its manifest.
-        path_taken: the code path that served the reads.
+        path_taken: the code path that served the reads, and what decoded the pictures.
         store_bytes, pack_seconds: of the store.
         not_cold: why a run of a cold cell was not cold; empty where it was, and in warm ones.
         bytes_read, cpu_seconds: from the disk, and of processors, by the run's processes and the embedded server's.

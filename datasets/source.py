@@ -37,6 +37,18 @@ class Example(NamedTuple):
     label: int
 
 
+class Block(NamedTuple):
+    """Pictures and labels of neighbouring examples; whoever is given them may keep them.
+
+    Attributes:
+        pictures: uint8 (n, height, width, channels), C-contiguous, RGB or grey.
+        labels: int64 (n,).
+    """
+
+    pictures: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class SourceInfo:
     """What is known of a data set before any picture is read.
@@ -80,6 +92,14 @@ class Source(ABC):
         Raises:
             DatasetCorrupt: a file is cut short, damaged, or no picture; names the file.
         """
+
+    def blocks(self, split: str) -> Iterator[Block] | None:  # noqa: ARG002
+        """The same as ``examples``, many at a time, where the publisher's files hold pixels of one size; else None.
+
+        Raises:
+            DatasetCorrupt: as ``examples``.
+        """
+        return None
 
     def where(self, split: str, index: int) -> str:
         """Where example ``index`` of ``split`` lies, for a message: a file's path where each picture is a file."""

@@ -82,6 +82,12 @@ class Columns:
         if self._sizes is not None:
             self._sizes.append(height, width)
 
+    def extend(self, labels: npt.NDArray[np.int64]) -> None:
+        """Add samples that have neither offsets nor sizes of their own."""
+        assert self._offsets is None
+        assert self._sizes is None
+        self._labels.append(*labels.tolist())
+
     def __enter__(self) -> Columns:
         return self
 

@@ -44,8 +44,8 @@ class Loader:
 
     @property
     def path_taken(self) -> str:
-        """The code path that serves the reads."""
-        return self.reader.path_taken
+        """The code path that serves the reads, and what decodes."""
+        return "; ".join(filter(None, (self.reader.path_taken, self.reader.decoder)))
 
     def order(self, epoch: int) -> Indices:
         """The order of an epoch: int64 (images,)."""

@@ -9,7 +9,6 @@ import importlib.metadata
 import os
 import re
 import shutil
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.errors import DataError, DatasetCorrupt, RoomError, StoreCorrupt, UnknownName, VerificationFailed
-from datasets.source import SPLITS, Source
-from loaders import codec as codecs
+from datasets.source import SPLITS, Block, Source
+from loaders.encoding import Beside, ContentDigest, Damaged, Encoder
 from loaders.manifest import PARTIAL, CodecName, Content, Manifest, SplitManifest
 from loaders.registry import store_class
 from loaders.store import Reader, Sample, Store
@@ -27,7 +26,7 @@ from loaders.store import Reader, Sample, Store
 Progress = Callable[[int], None]
 """Called with the number of samples that have gone by since the last call."""
 
-_LIBRARIES = ("loadstone", "numpy", "h5py", "psycopg", "pillow", "simplejpeg")
+_LIBRARIES = ("loadstone", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "numba", "pylibjxl")
 
 
 def location(stores: Path, content: Content, backend: str, server: str | None = None) -> Path:
@@ -43,26 +42,6 @@ def slug(text: str) -> str:
 
 def _without_password(server: str) -> bytes:
     return re.sub(r"password=\S+|:[^:@/]*@", "", server).encode()
-
-
-class ContentDigest:
-    """SHA-256 over every sample, in order: label (int64, little-endian), payload length (uint64), payload."""
-
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
-        self.count = 0
-        self.payload_bytes = 0
-
-    def add(self, label: int, payload: codecs.Buffer) -> None:
-        """Take in one sample."""
-        self._sha.update(struct.pack("<qQ", label, len(payload)))
-        self._sha.update(payload)  # type: ignore[arg-type] # NumPy's stubs of Python 3.11 lack the buffer protocol
-        self.count += 1
-        self.payload_bytes += len(payload)
-
-    def manifest(self) -> SplitManifest:
-        """What was taken in."""
-        return SplitManifest(count=self.count, payload_bytes=self.payload_bytes, content_sha256=self._sha.hexdigest())
 
 
 def pack(
@@ -141,29 +120,55 @@ def _fill_split(store: Store, source: Source, split: str, progress: Progress) ->
     wanted = store.content.counts[split]
     if wanted == 0:
         raise DatasetCorrupt(source.info.name, Path(split), "it has no examples")
-    digest = ContentDigest()
-    store.write(split, _samples(store, source, split, digest, progress))
-    if digest.count != wanted:
-        raise DatasetCorrupt(source.info.name, Path(split), f"{digest.count} examples where {wanted} belong")
-    return digest.manifest()
+    with Beside() as beside:
+        passing = _Passing(store.content, source, split, progress, beside)
+        blocks = source.blocks(split) if store.content.record_bytes is not None else None
+        if blocks is not None:
+            store.write_blocks(split, passing.blocks(blocks))
+        else:
+            with Encoder(store.content) as encoder:
+                store.write(split, passing.samples(encoder))
+    if passing.count != wanted:
+        raise DatasetCorrupt(source.info.name, Path(split), f"{passing.count} examples where {wanted} belong")
+    return passing.digest.manifest()
 
 
-def _samples(store: Store, source: Source, split: str, digest: ContentDigest, progress: Progress) -> Iterator[Sample]:
-    content = store.content
-    wanted = content.counts[split]
-    for index, example in enumerate(source.examples(split)):
-        if index == wanted:
-            raise DatasetCorrupt(source.info.name, Path(split), f"more than the {wanted} examples that belong")
-        try:
-            payload, height, width = codecs.encode(content.codec, example, content.channels)
-        except codecs.UndecodableError as error:
-            raise DatasetCorrupt(source.info.name, Path(source.where(split, index)), str(error)) from error
-        if content.shape is not None and (height, width) != content.shape[:2]:
-            what = f"{height} x {width} pixels where {content.shape[0]} x {content.shape[1]} belong"
-            raise DatasetCorrupt(source.info.name, Path(source.where(split, index)), what)
-        digest.add(example.label, payload)
-        progress(1)
-        yield Sample(payload, example.label, height, width)
+class _Passing:
+    """A split on its way from source to store: what goes by is checked, counted, told of, and digested beside it."""
+
+    def __init__(self, content: Content, source: Source, split: str, progress: Progress, beside: Beside) -> None:
+        self._content, self._source, self._split = content, source, split
+        self._progress, self._beside = progress, beside
+        self.digest = ContentDigest()
+        self.count = 0
+
+    def samples(self, encoder: Encoder) -> Iterator[Sample]:
+        """The split's samples, one by one."""
+        for group in encoder.groups(self._source.examples(self._split)):
+            if isinstance(group, Damaged):
+                raise self._corrupt(self._source.where(self._split, group.place), group.what)
+            self._pass(len(group), self.digest.add_samples, group)
+            yield from group
+
+    def blocks(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The split's pictures, many at a time."""
+        for block in blocks:
+            found = block.pictures.shape[1:]
+            if found != self._content.shape:
+                raise self._corrupt(self._split, f"pictures of shape {found} where {self._content.shape} belong")
+            self._pass(len(block.labels), self.digest.add_block, block)
+            yield block
+
+    def _pass(self, count: int, add: Callable[..., None], what: object) -> None:
+        self.count += count
+        wanted = self._content.counts[self._split]
+        if self.count > wanted:
+            raise self._corrupt(self._split, f"more than the {wanted} examples that belong")
+        self._beside.call(add, what)
+        self._progress(count)
+
+    def _corrupt(self, where: str, what: str) -> DatasetCorrupt:
+        return DatasetCorrupt(self._source.info.name, Path(where), what)
 
 
 def _versions() -> dict[str, str]:

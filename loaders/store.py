@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.errors import PathRefused, SampleCorrupt, UnknownName
-from loaders import codec, sizing
+from datasets.source import Block
+from loaders import codec, decoding, sizing
 from loaders.codec import Buffer, Pixels
+from loaders.decoding import Places
 from loaders.manifest import MANIFEST, CodecName, Content
 from loaders.order import Draws, Indices
 
@@ -81,6 +83,10 @@ class Store(ABC):
     def write(self, split: str, samples: Iterator[Sample]) -> None:
         """Write ``content.counts[split]`` samples, in order, into ``root``; everything flushed when it returns."""
 
+    def write_blocks(self, split: str, blocks: Iterator[Block]) -> None:
+        """``write`` for ``raw`` pictures of one size that come many at a time; override it where they can be written so."""
+        self.write(split, (sample for block in blocks for sample in _samples(block)))
+
     @abstractmethod
     def reader(self, split: str) -> Reader[Any]:
         """A reader of one split; cheap: handles open at the first read, in the process that reads."""
@@ -112,6 +118,12 @@ class Store(ABC):
             raise PathRefused(self.name, path, reason)
 
 
+def _samples(block: Block) -> Iterator[Sample]:
+    _, height, width, _ = block.pictures.shape
+    for picture, label in zip(block.pictures, block.labels.tolist(), strict=True):
+        yield Sample(picture.data.cast("B"), label, height, width)
+
+
 class Reader(ABC, Generic[Handle]):
     """An open store, one split, in one process. Survives fork and spawn: it travels as its location and reopens.
 
@@ -132,6 +144,9 @@ class Reader(ABC, Generic[Handle]):
     def __init__(self, store: Store, split: str) -> None:
         self.store, self.split = store, split
         self.content = store.content
+        self._scaled = store.path == decoding.SCALED
+        if self._scaled and (reason := decoding.why_not_scaled(self.content)):
+            raise PathRefused(store.name, decoding.SCALED, reason)
         self._handle: Handle | None = None
         self._owner = 0
 
@@ -170,6 +185,11 @@ class Reader(ABC, Generic[Handle]):
     @abstractmethod
     def path_taken(self) -> str: ...
 
+    @property
+    def decoder(self) -> str:
+        """What makes pictures of payloads, in words; empty where payloads are pixels. Makes it ready to be used."""
+        return decoding.words(self.content, self._scaled)
+
     def labels_at(self, indices: Indices) -> Labels:
         """The labels of a batch: int64 (B,). Ask for those of the batch that was just read: they may have come with it."""
         return np.asarray(self.labels[indices], dtype=np.int64)
@@ -189,6 +209,13 @@ class Reader(ABC, Generic[Handle]):
             IndexError: an index is not in [0, len(self)). SampleCorrupt: a sample can't be read.
         """
 
+    def places(self, indices: Indices) -> Places:
+        """The payloads at ``indices`` as places in one buffer: override it where they lie in one, or can be put there at once.
+
+        As ``payloads`` in all else.
+        """
+        return Places.of(self.payloads(indices))
+
     def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
         """Fill ``out`` with the pictures at ``indices``, in that order.
 
@@ -203,13 +230,14 @@ class Reader(ABC, Generic[Handle]):
 
         Source: one call a batch, after torch.utils.data's ``__getitems__``.
         """
-        payloads = self.payloads(indices)
+        places = self.places(indices)
         sizes = self.sizes_at(indices) if self.content.shape is None else None
-        for row, index in enumerate(indices):
+        for row in decoding.fill(self.content, places, sizes, indices, out, draws, self._scaled):
             try:
-                self._fill(payloads[row], int(index), None if sizes is None else sizes[row], out[row], draws)
+                size = None if sizes is None else sizes[row]
+                self._fill(places.payload(row), int(indices[row]), size, out[row], draws)
             except codec.UndecodableError as error:
-                raise SampleCorrupt(self.store.root, self.split, int(index), str(error)) from error
+                raise SampleCorrupt(self.store.root, self.split, int(indices[row]), str(error)) from error
 
     def _fill(self, payload: Buffer, index: int, size: Sizes | None, out: Pixels, draws: Draws) -> None:
         if size is None:

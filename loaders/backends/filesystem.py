@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
 
 from datasets.errors import SampleCorrupt
 from loaders import columns
-from loaders.codec import EXTENSION, Buffer
+from loaders.codec import EXTENSION, Buffer, Pixels
+from loaders.decoding import SCALED, Places
 from loaders.mapping import check_bounds
 from loaders.order import Indices
 from loaders.store import Labels, Reader, Sample, Sizes, Store
+
+# Of a file that is read with others in one call: a damaged column must not ask for all the memory.
+_LARGEST_BYTES = 64 << 20
 
 
 class FilesystemStore(Store):
     """``<split>/<class>/<index>.<ext>``; ``raw`` pixels stand behind the short header of a PPM (grey: PGM) file."""
 
     name = "filesystem"
+    paths: ClassVar[tuple[str, ...]] = (SCALED,)
 
     def write(self, split: str, samples: Iterator[Sample]) -> None:
         top = self.root / split
@@ -68,12 +76,67 @@ class FilesystemReader(Reader[int]):
         return columns.read(self.store.root, self.split, "labels", len(self))
 
     @cached_property
+    def _offsets(self) -> Indices:
+        return columns.read(self.store.root, self.split, "offsets", len(self) + 1)
+
+    @cached_property
     def sizes(self) -> Sizes:
         return columns.read(self.store.root, self.split, "sizes", len(self))
 
     @property
     def path_taken(self) -> str:
-        return "open and read of each file"
+        return "open and read of each file, " + ("a batch a call" if self._kernel is not None else "a file a call")
+
+    @cached_property
+    def _kernel(self) -> Callable[..., int] | None:
+        """What reads a batch of files without the GIL; None where numba is missing, or where each file has its own header."""
+        if self.content.codec == "raw" and self.content.shape is None:
+            return None
+        try:
+            from loaders.kernels.files import read_files
+        except ImportError:
+            return None
+        return read_files
+
+    @cached_property
+    def _names(self) -> tuple[Pixels, Indices, Pixels]:
+        """The classes' folders, back to back; where each ends; what stands behind a file's number."""
+        names = [os.fsencode(name) for name in self.content.classes]
+        tail = np.frombuffer(f".{self.store.extension}".encode(), np.uint8)
+        return np.frombuffer(b"".join(names), np.uint8).copy(), np.cumsum([len(name) for name in names]), tail.copy()
+
+    def places(self, indices: Indices) -> Places:
+        check_bounds(indices, len(self))
+        found = self._read_at_once(np.ascontiguousarray(indices, np.int64))
+        return super().places(indices) if found is None else found
+
+    def _read_at_once(self, indices: Indices) -> Places | None:
+        """Files read in one call; None where one of them is not as it was written, and has to be looked at by itself."""
+        if self._kernel is None or not len(indices):
+            return None
+        labels, lengths = np.array(self.labels[indices]), self._lengths(indices)
+        if labels.min() < 0 or labels.max() >= len(self.content.classes):
+            return None
+        if lengths.min() < 0 or lengths.max() > _LARGEST_BYTES:
+            return None
+        starts = np.cumsum(lengths) - lengths
+        buffer = np.empty(int(lengths.sum()) + 1, np.uint8)
+        if self._kernel(self.handle, *self._names, labels, indices, buffer.ctypes.data, starts, lengths) < len(indices):
+            return None
+        return self._behind_headers(Places(buffer, starts, lengths))
+
+    def _lengths(self, indices: Indices) -> Indices:
+        """Bytes that each file has to have: int64 (B,)."""
+        if (record_bytes := self.content.record_bytes) is not None:
+            return np.full(len(indices), record_bytes + len(self._header(0)))
+        return self._offsets[indices + 1] - self._offsets[indices]
+
+    def _behind_headers(self, files: Places) -> Places | None:
+        if self.content.codec != "raw":
+            return files
+        header = np.frombuffer(self._header(0), np.uint8)
+        found = files.data[:-1].reshape(len(files.starts), -1)[:, : len(header)]
+        return Places(files.data, files.starts + len(header), files.lengths - len(header)) if (found == header).all() else None
 
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
         check_bounds(indices, len(self))

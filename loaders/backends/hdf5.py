@@ -17,6 +17,7 @@ import numpy as np
 from datasets.errors import SampleCorrupt, StoreCorrupt
 from loaders.backends.mmap import Payloads, arrange
 from loaders.codec import Buffer, Pixels
+from loaders.decoding import Places
 from loaders.hdf5_chunks import ChunkDamagedError, Chunks
 from loaders.manifest import CodecName
 from loaders.mapping import check_bounds, gather, map_bytes
@@ -231,6 +232,10 @@ class OffsetReader(_Hdf5Columns):
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
         views: Sequence[Buffer] = self.handle.views(indices)
         return views
+
+    def places(self, indices: Indices) -> Places:
+        places: Places = self.handle.places(indices)
+        return places
 
     def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
         if self.content.record_bytes is not None:

@@ -6,11 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+
+import numpy as np
 
 from datasets.errors import StoreCorrupt
+from datasets.source import Block
 from loaders import columns
 from loaders.codec import Buffer, Pixels
+from loaders.decoding import SCALED, Places
 from loaders.mapping import check_bounds, gather, map_bytes
 from loaders.order import Draws, Indices
 from loaders.store import Labels, Reader, Sample, Sizes, Store
@@ -20,12 +24,21 @@ class MmapStore(Store):
     """A file of records a split, beginning at its first byte, and ``.npy`` columns beside it."""
 
     name = "mmap"
+    paths: ClassVar[tuple[str, ...]] = (SCALED,)
 
     def write(self, split: str, samples: Iterator[Sample]) -> None:
         with columns.Columns(self.root, split, self.content) as column, data_file(self.root, split).open("wb") as file:
             for sample in samples:
                 file.write(sample.payload)
                 column.append(sample.label, len(sample.payload), sample.height, sample.width)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_blocks(self, split: str, blocks: Iterator[Block]) -> None:
+        with columns.Columns(self.root, split, self.content) as column, data_file(self.root, split).open("wb") as file:
+            for block in blocks:
+                file.write(block.pictures.data)
+                column.extend(block.labels)
             file.flush()
             os.fsync(file.fileno())
 
@@ -50,6 +63,16 @@ class Payloads(NamedTuple):
     data: Pixels
     offsets: Indices | None
     advice: str
+
+    def places(self, indices: Indices) -> Places:
+        """Where the payloads at ``indices`` lie."""
+        if self.offsets is None:
+            check_bounds(indices, len(self.data))
+            record_bytes = self.data.shape[1]
+            return Places(self.data.reshape(-1), indices * record_bytes, np.full(len(indices), record_bytes))
+        check_bounds(indices, len(self.offsets) - 1)
+        starts = self.offsets[indices]
+        return Places(self.data, starts, self.offsets[indices + 1] - starts)
 
     def views(self, indices: Indices) -> Sequence[Buffer]:
         """The payloads at ``indices``, as views."""
@@ -101,6 +124,9 @@ class MmapReader(Reader[Payloads]):
 
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
         return self.handle.views(indices)
+
+    def places(self, indices: Indices) -> Places:
+        return self.handle.places(indices)
 
     def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
         if self.content.record_bytes is not None:
