@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -21,8 +22,12 @@ from loaders.manifest import Content
 from loaders.order import Draws
 from loaders.store import Labels, Reader
 
-# Batches that wait for the consumer beside those being read: one to hand over at once, one against an uneven step.
+# Portions that wait for the consumer beside those being read: one to hand over at once, one against an uneven step.
 READY = 2
+# A portion is what a thread reads at a time. Handing over costs some 20 us, a fifth of what a batch of CIFAR-10 takes to copy:
+# so small batches go in portions of several, up to these.
+PORTION = 4
+PORTION_BYTES = 4 << 20
 # Copying is bound by memory: a third thread found nothing left to gain (docs/method.md).
 COPYING_THREADS = 2
 # Decoding is bound by cores; beyond these a GPU of today has more pictures than it can train on.
@@ -40,8 +45,8 @@ def threads_by_rule(content: Content, cores: int) -> int:
 class ThreadsEngine(Engine):
     """Threads that live as long as the engine; ``plan.workers`` of them, or for 0 ``threads_by_rule``.
 
-    Whole batches, one a thread: sharing every batch among the threads was no faster, and hands over twice as often.
-    At most ``threads + READY`` batches are read or wait at any time, beside those that the consumer holds.
+    A thread reads whole batches: sharing every batch among the threads was no faster, and hands over twice as often.
+    At most ``threads + READY`` portions are read or wait at any time, beside the one that the consumer works through.
 
     A batch is never overwritten while anything holds it. Its memory is used again once nothing does: fresh memory for
     every batch would cost more in page faults than the copying. With ``pin_memory`` that is done by PyTorch's allocator
@@ -51,6 +56,7 @@ class ThreadsEngine(Engine):
     def __init__(self, reader: Reader[Any], shape: tuple[int, int, int], plan: Plan) -> None:
         super().__init__(reader, shape, plan)
         self.threads = plan.workers or threads_by_rule(reader.content, len(os.sched_getaffinity(0)))
+        self.portion = max(1, min(PORTION, PORTION_BYTES // (plan.batch_size * math.prod(shape))))
         self._pin = plan.pin_memory and torch.cuda.is_available()
         if plan.pin_memory and not self._pin:
             warnings.warn("pin_memory: there is no GPU here, batches stay in pageable memory", stacklevel=4)
@@ -64,13 +70,17 @@ class ThreadsEngine(Engine):
         if self._labels is None:
             self._labels = np.asarray(self.reader.labels)  # a plain view: a memmap pays for its class at every batch
         pool = self._started()
-        pending: deque[Future[Batch]] = deque(pool.submit(self._batch, key) for key in islice(keys, self.threads + READY))
+        portions = iter(lambda: list(islice(keys, self.portion)), [])
+        begun = (pool.submit(self._read_portion, portion) for portion in portions)
+        pending = deque(islice(begun, self.threads + READY))
         try:
             while pending:
-                batch = pending.popleft().result()
-                pending.extend(pool.submit(self._batch, key) for key in islice(keys, 1))
-                yield batch
-                del batch  # else its memory would be held while the next one is waited for
+                came = deque(pending.popleft().result())
+                pending.extend(islice(begun, 1))
+                while came:
+                    if isinstance(came[0], Exception):
+                        raise came[0]
+                    yield came.popleft()  # and keep no hold of it: its memory may be used again
         finally:
             # Not waited for: what is being read now ends by itself, and is dropped.
             for future in pending:
@@ -83,13 +93,22 @@ class ThreadsEngine(Engine):
             self._pool, self._owner = ThreadPoolExecutor(self.threads, "loadstone reads"), os.getpid()
         return self._pool
 
-    def _batch(self, key: Key) -> Batch:
-        images, out = self._memory(len(key.indices))
+    def _read_portion(self, keys: list[Key]) -> list[Batch | Exception]:
+        """The batches, up to the one that can't be read and in its place the error."""
+        found: list[Batch | Exception] = []
         reader = self._readers.pop()  # there are as many as threads
         try:
-            self._read(reader, key, out)
+            for key in keys:
+                found.append(self._batch(reader, key))  # noqa: PERF401 - those before an error are kept
+        except Exception as error:  # whatever it is, the consumer gets it after the batches before it
+            found.append(error)
         finally:
             self._readers.append(reader)
+        return found
+
+    def _batch(self, reader: Reader[Any], key: Key) -> Batch:
+        images, out = self._memory(len(key.indices))
+        self._read(reader, key, out)
         assert self._labels is not None
         labels = torch.from_numpy(np.asarray(self._labels[key.indices], dtype=np.int64))
         return Batch(images.permute(0, 3, 1, 2), labels.pin_memory() if self._pin else labels, key.indices)

@@ -19,7 +19,7 @@ from loaders import loader, order
 from loaders.backends.mmap import MmapReader
 from loaders.codec import Pixels
 from loaders.engine import Batch
-from loaders.engines.threads import READY, threads_by_rule
+from loaders.engines.threads import PORTION, READY, ThreadsEngine, threads_by_rule
 from loaders.loading import Loader
 from loaders.manifest import Content
 from loaders.order import Draws, Indices
@@ -130,25 +130,32 @@ def test_memory_of_dropped_batches_is_used_again(store: Store) -> None:
     """A consumer that drops each batch sees few places of memory, however long the epoch is."""
     with threads(store) as batches:
         places = {batch.images.data_ptr() for _ in range(3) for batch in batches}
-    # Being read or ready, one in the consumer's hand, and one that it lets go while the next is already made.
-    assert len(places) <= 2 + READY + 2
+    # Being read or ready, the portion that the consumer works through, and the batch that it lets go of last.
+    assert len(places) <= (2 + READY + 1) * PORTION + 1
 
 
 def test_a_slow_consumer_is_not_run_away_from(store: Store, reads: Reads) -> None:
     """No more batches are read ahead than threads and ``READY`` say, however long the consumer takes."""
     with threads(store) as batches:
         came = iter(batches)
-        for taken in range(1, 11):
+        for taken in range(1, 20):
             next(came)
-            # The consumer waits for all that may be read ahead of it, and gives more time to what may not.
-            deadline = threading.Event()
-            for _ in range(100):
-                if len(reads.begun) >= taken + 2 + READY:
+            # All that may be read ahead is waited for, and what may not is given time to go wrong.
+            allowed = (-(-taken // PORTION) + 2 + READY) * PORTION
+            for _ in range(200):
+                if len(reads.begun) >= allowed:
                     break
-                deadline.wait(0.01)
-            deadline.wait(0.01)
-            assert len(reads.begun) == taken + 2 + READY
-        came.close()  # type: ignore[attr-defined]
+                threading.Event().wait(0.01)
+            threading.Event().wait(0.01)
+            assert len(reads.begun) == allowed
+
+
+@pytest.mark.parametrize(("size", "portion"), [(4, PORTION), (3000, 3), (6000, 1), (20_000, 1)])
+def test_large_batches_go_one_by_one(store: Store, size: int, portion: int) -> None:
+    """Only small batches are read several at a time: memory stays bounded by bytes, not by a number of batches."""
+    with threads(store, batch_size=size) as batches:
+        assert isinstance(batches._engine, ThreadsEngine)
+        assert batches._engine.portion == portion
 
 
 @pytest.mark.parametrize("fetch", ["item", "batch"])
