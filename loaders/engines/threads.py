@@ -42,6 +42,12 @@ def threads_by_rule(content: Content, cores: int) -> int:
     return max(1, min(cores, COPYING_THREADS if content.codec == "raw" and content.shape is not None else DECODING_THREADS))
 
 
+def _delivered(found: Batch | Exception) -> Batch:
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 class ThreadsEngine(Engine):
     """Threads that live as long as the engine; ``plan.workers`` of them, or for 0 ``threads_by_rule``.
 
@@ -78,9 +84,7 @@ class ThreadsEngine(Engine):
                 came = deque(pending.popleft().result())
                 pending.extend(islice(begun, 1))
                 while came:
-                    if isinstance(came[0], Exception):
-                        raise came[0]
-                    yield came.popleft()  # and keep no hold of it: its memory may be used again
+                    yield _delivered(came.popleft())  # and no hold is kept of it: its memory may be used again
         finally:
             # Not waited for: what is being read now ends by itself, and is dropped.
             for future in pending:
