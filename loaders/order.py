@@ -24,6 +24,7 @@ _SUBSET_EPOCH = 2**64 - 1
 WHOLE = 2**21
 # Permutations of few rounds show it in their statistics; Luby and Rackoff 1988 prove 4 enough for an ideal round function.
 _ROUNDS = 6
+_ROUND_KEYS = 2**32  # beyond every draw of a sample
 _PART = 1 << 16
 
 
@@ -67,7 +68,7 @@ class InOrder:
 class Scattered(InOrder):
     """A pseudo-random permutation of ``range(count)`` of which any part can be had without the rest.
 
-    Source: a Feistel network over the least even power of two that holds ``count`` (Luby and Rackoff 1988), its rounds keyed
+    Source: a Feistel network over the least power of two that holds ``count`` (Luby and Rackoff 1988), its rounds keyed
     by (seed, epoch), and walked on until it falls below ``count`` (Black and Rogaway 2002, "Ciphers with arbitrary finite
     domains"): so it is a permutation for every count.
     """
@@ -82,17 +83,20 @@ class Scattered(InOrder):
         return places
 
     def _at(self, places: Indices) -> Indices:
-        half = np.uint64(-(-(self.count - 1).bit_length() // 2))
-        found = self._network(places.astype(np.uint64), half)
+        keys = _hash(self.seed, self.epoch, np.arange(_ROUNDS, dtype=np.uint64), _ROUND_KEYS)
+        found = self._network(places.astype(np.uint64), keys)
         while len(outside := np.flatnonzero(found >= np.uint64(self.count))):
-            found[outside] = self._network(found[outside], half)
+            found[outside] = self._network(found[outside], keys)
         return found.astype(np.int64)
 
-    def _network(self, values: npt.NDArray[np.uint64], half: np.uint64) -> npt.NDArray[np.uint64]:
-        left, right = values >> half, values & ((np.uint64(1) << half) - np.uint64(1))
-        for number in range(_ROUNDS):
-            left, right = right, left ^ (_hash(self.seed, self.epoch, right, number) >> (np.uint64(64) - half))
-        return (left << half) | right
+    def _network(self, values: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        bits = max(2, (self.count - 1).bit_length())
+        left_bits, right_bits = np.uint64(bits // 2), np.uint64(bits - bits // 2)
+        left, right = values >> right_bits, values & ((np.uint64(1) << right_bits) - np.uint64(1))
+        for key in keys:  # the halves change places, and with them their widths; an even number of rounds puts those back
+            left, right = right, left ^ (_mix(right + key) >> (np.uint64(64) - left_bits))
+            left_bits, right_bits = right_bits, left_bits
+        return (left << right_bits) | right
 
 
 def subset(count: int, limit: int | None) -> Indices:
