@@ -1,6 +1,6 @@
 """What a huge store costs to open and to read in more workers: a sparse ``mmap`` store, measured in processes of their own.
 
-``python -m bench.scale 100000000 results/scale.json`` makes the committed record.
+``python -m bench.scale 100000000 docs/scale`` makes the committed record, docs/scale.json, and its table, docs/scale.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -113,8 +113,41 @@ def measure(folder: Path, records: int) -> dict[str, Any]:
     return found
 
 
+def table(found: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    rows = [
+        (
+            "first batch, from opening on, ms",
+            *(f"{1000 * found[size]['first_batch_seconds']:.1f}" for size in ("small", "huge")),
+        ),
+        *(
+            (f"memory grown by, MiB: {what}", *(_mebibytes(found[size][key]) for size in ("small", "huge")))
+            for key, what in (
+                ("opened_bytes", "opening, and the first batch"),
+                ("in_order_bytes", f"and {IN_ORDER} batches in order"),
+                ("shuffled_bytes", f"and {SHUFFLED} shuffled batches"),
+            )
+        ),
+        *(
+            (f"PSS of each further {what}, MiB", "", _mebibytes(found[f"{engine}_pss_per_further_worker_bytes"]))
+            for engine, what in (("torch", "worker process"), ("threads", "thread"))
+        ),
+    ]
+    head = ["", f"{SMALL:,} records", f"{found['records']:,} records"]
+    lines = [head, ["---", "---:", "---:"], *rows]
+    where = found["environment"]
+    about = f"{where['machine']}, torch {where['torch']}; batches of {BATCH}, made by `python -m bench.scale`."
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"# A store of {found['records']:,} records\n\n{about}\n\n{body}\n"
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:.1f}"
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         about = machine.environment(Path(scratch), threads=torch.get_num_threads(), device="cpu")
-        made = measure(Path(scratch), int(sys.argv[1]))
-    Path(sys.argv[2]).write_text(json.dumps({**made, "environment": about}, indent=1) + "\n", encoding="utf-8")
+        made = {**measure(Path(scratch), int(sys.argv[1])), "environment": about}
+    Path(sys.argv[2]).with_suffix(".json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    Path(sys.argv[2]).with_suffix(".md").write_text(table(made), encoding="utf-8")
