@@ -341,3 +341,16 @@ def test_a_table_too_wide_for_a_terminal_leaves_spare_columns_to_the_files(make:
     assert "epoch s  accuracy" not in text
     assert "Left out for width, and in table.md: first epoch s." in text
     assert "first epoch s" in table.to_markdown(found)
+
+
+def test_limits_have_a_table_of_their_own(make: MakeRecord, records: list[Record]) -> None:
+    """What the machine could do at best stands last, is called what it is, and no advice is drawn from it."""
+    limits = [
+        *rounds(make, "copy", [0.1, 0.1, 0.1], mode="limit", model=None),
+        *rounds(make, "gather", [0.2, 0.2, 0.2], mode="limit", model=None),
+    ]
+    *others, found = tables([*records, *limits])
+    assert others == tables(records)
+    assert found.title == "cifar10 · limits of the machine"
+    assert [line.cells[0] for line in found.lines] == ["copy", "gather"]
+    assert "use" not in found.verdict.split()
