@@ -33,6 +33,7 @@ BACKENDS = {
     "hdf5": Entry("loaders.backends.hdf5:Hdf5Store", "one HDF5 file, contiguous; hdf5:offset or hdf5:h5py names the path"),
     "hdf5_chunked": Entry("loaders.backends.hdf5:Hdf5ChunkedStore", "one HDF5 file, a chunk a picture"),
     "hdf5_gzip": Entry("loaders.backends.hdf5:Hdf5GzipStore", "one HDF5 file, a gzip chunk a picture"),
+    "hdf5_gzip64k": Entry("loaders.backends.hdf5:Hdf5Gzip64kStore", "one HDF5 file, gzip chunks of 64 KiB, many pictures each"),
     "memory": Entry("loaders.backends.memory:MemoryStore", "the whole split in RAM: the bound, not a way to store"),
     "mmap": Entry("loaders.backends.mmap:MmapStore", "one file of records, mapped by Linux"),
     "postgres": Entry("loaders.backends.postgres:PostgresStore", "a PostgreSQL table, binary, a batch a round trip"),
