@@ -166,8 +166,9 @@ def main() -> None:
 )
 @click.option("--backend", multiple=True, metavar="GLOB", help="Only these backends; may be repeated.")
 @click.option("--codec", multiple=True, metavar="GLOB", help="Only these codecs (own: the data set's own); may be repeated.")
+@click.option("--engine", multiple=True, metavar="GLOB", help="Only these engines (torch, threads); may be repeated.")
 @click.option("--model", multiple=True, metavar="GLOB", help="Only these models; may be repeated.")
-@click.option("--mode", multiple=True, metavar="GLOB", help="Only these modes (train, load, compute); may be repeated.")
+@click.option("--mode", multiple=True, metavar="GLOB", help="Only these modes (train, load, compute, limit); may be repeated.")
 @click.option("--workers", multiple=True, metavar="GLOB", help="Only these numbers of workers; may be repeated.")
 @click.option("--fetch", multiple=True, metavar="GLOB", help="Only these ways of fetching (item, batch); may be repeated.")
 @click.option(

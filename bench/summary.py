@@ -201,7 +201,7 @@ def _timed(row: Row, one: Runs) -> Row:
 def _compared(row: Row, one: Runs, every: Sequence[Runs]) -> Row:
     same = [other for other in every if _group(other) == row.group]
     load = _load(one, every)
-    memory = _memory(one, same) if one.cell.mode != "compute" else None
+    memory = _memory(one, same) if one.cell.mode in ("train", "load") else None
     compute = _compute(one, every)
     return replace(
         row,

@@ -86,7 +86,7 @@ _LOAD: _Columns = (
 
 def tables(rows: Sequence[Row], place: Setting) -> list[Table]:
     """A table for every data set and model trained, and for loading where no such table shows it."""
-    return [_table(group, rows, place) for group in shown(rows)]
+    return [_table(group, rows, place) for group in [*shown(rows), *_limits(rows)]]
 
 
 def shown(rows: Sequence[Row]) -> list[list[Row]]:
@@ -97,7 +97,14 @@ def shown(rows: Sequence[Row]) -> list[list[Row]]:
     found = [group for group in groups.values() if group[0].cell.mode == "train"]
     trained = {(row.dataset, row.cell.loading) for row in rows if row.cell.mode == "train"}
     loads = [group for group in groups.values() if group[0].cell.mode == "load"]
-    return found + [group for group in loads if any((row.dataset, row.cell.loading) not in trained for row in group)]
+    unseen = [group for group in loads if any((row.dataset, row.cell.loading) not in trained for row in group)]
+    return found + unseen
+
+
+def _limits(rows: Sequence[Row]) -> list[list[Row]]:
+    """The groups that say what the machine could do at best: no way of loading is chosen from them."""
+    limits = [row for row in rows if row.cell.mode == "limit"]
+    return [[row for row in limits if row.group == group] for group in dict.fromkeys(row.group for row in limits)]
 
 
 def _table(group: Sequence[Row], rows: Sequence[Row], place: Setting) -> Table:

@@ -17,6 +17,8 @@ _AIMED = {"speed": "speed", "disk": "little disk", "memory": "little memory"}
 
 def verdict(rows: Sequence[Row]) -> str:
     """The paragraph below a table: what limits training, what is fastest, what to use."""
+    if rows[0].cell.mode == "limit":
+        return "No storage formats, but what this machine could do at best: loading is held against it."
     advice = advise(rows, "speed")
     names = labels(row.cell for row in rows)
     if (none := _nothing(rows, advice, names)) is not None:

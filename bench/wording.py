@@ -38,6 +38,8 @@ def way(cell: Cell, field: str) -> str:
     value = getattr(cell, field)
     if field == "cache" and value == "cold":
         return COLD
+    if field == "workers" and cell.engine == "threads" and not value:
+        return "by rule"
     return "own" if value is None else str(value)
 
 
@@ -92,7 +94,8 @@ def conditions(rows: Sequence[Row], place: Setting) -> list[str]:
 
 def title(row: Row) -> str:
     """The name of a row's group."""
-    return f"{row.dataset} · {row.cell.model or 'loading only'}" + (f" · {COLD}" if row.cell.cache == "cold" else "")
+    what = row.cell.model or ("limits of the machine" if row.cell.mode == "limit" else "loading only")
+    return f"{row.dataset} · {what}" + (f" · {COLD}" if row.cell.cache == "cold" else "")
 
 
 def _covered(rows: Sequence[Row]) -> str:

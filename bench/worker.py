@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import pinning, usage
+from bench import limits, pinning, usage
 from bench.cache import Drop, Dropped
 from bench.experiment import Cell
 from bench.feeding import Feeding
@@ -131,11 +131,11 @@ def run(job: Job, tell: Tell, drop: Drop | None = None) -> dict[str, Any]:
     with Feeding(lambda: _loader(store, cell, recipe, job), meter, drop if cell.cache == "cold" else None) as feeding:
         found["thread_pools"] = pinning.pin(job.threads)  # now that the store's libraries are loaded
         found |= _identity(feeding.loader)
-        mode = {"train": _train, "load": _load, "compute": _compute}[cell.mode]
-        found |= mode(feeding, job, recipe, device, tell)
-        found |= {"train_images": feeding.loader.images, "path_taken": feeding.path_taken, "not_cold": feeding.not_cold}
+        mode = {"train": _train, "load": _load, "compute": _compute, "limit": _limit}[cell.mode]
+        measured = mode(feeding, job, recipe, device, tell)
+        found |= {"path_taken": feeding.path_taken, "not_cold": feeding.not_cold} | measured
         spent = meter.read()  # workers are still there
-        found |= {"pss_bytes": usage.pss_bytes(os.getpid())}
+        found |= {"train_images": feeding.loader.images, "pss_bytes": usage.pss_bytes(os.getpid())}
     return found | {"cpu_seconds": spent.cpu_seconds, "bytes_read": spent.bytes_read}
 
 
@@ -211,16 +211,32 @@ def _load(feeding: Feeding, _: Job, recipe: Protocol, device: torch.device, tell
 
         return feeding.epoch(number, through, passes)
 
-    epochs = [timed(0, 1)]
-    tell(0, recipe.epochs, epochs[0])
+    return {"epochs": _repeated(timed, recipe.epochs, tell, once=feeding.cold)}  # a second pass over cold pages would be warm
+
+
+def _limit(feeding: Feeding, job: Job, recipe: Protocol, _: torch.device, tell: Tell) -> dict[str, Any]:
+    kind, threads, batches = job.cell.backend, max(1, job.cell.workers), feeding.loader
+    seconds = limits.stopwatch(kind, batches.reader, batches.order(0), batches.shape, recipe.batch_size, threads)
+
+    def timed(_: int, passes: int) -> Epoch:
+        took = seconds(passes)
+        return Epoch(total=took, wait=0, copy_=0, step=took, images=passes * batches.images, first_batch=0, passes=passes)
+
+    return {"epochs": _repeated(timed, recipe.epochs, tell), "path_taken": limits.PATHS[kind]}
+
+
+def _repeated(timed: Callable[[int, int], Epoch], epochs: int, tell: Tell, *, once: bool = False) -> tuple[Epoch, ...]:
+    """One pass as the first epoch, then epochs of as many passes as can be timed; of one each where ``once``."""
+    found = [timed(0, 1)]
+    tell(0, epochs, found[0])
     passes = 1
-    if epochs[0].total < 2 * LOAD_SECONDS and not feeding.cold:  # a second pass over cold pages would be warm
+    if found[0].total < 2 * LOAD_SECONDS and not once:
         # One more pass, not counted, for the number of passes: the first one started workers and touched everything.
         passes = max(1, math.ceil(LOAD_SECONDS / timed(0, 1).total))
-    for number in range(1, recipe.epochs):
-        epochs.append(timed(number, passes))
-        tell(number, recipe.epochs, epochs[-1])
-    return {"epochs": tuple(epochs)}
+    for number in range(1, epochs):
+        found.append(timed(number, passes))
+        tell(number, epochs, found[-1])
+    return tuple(found)
 
 
 def _arrived(batch: Batch, device: torch.device) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -79,6 +79,25 @@ def test_load_has_no_model_and_compute_no_way_of_loading() -> None:
     assert (len(found), len(load), len(compute)) == (16 + 8 + 4, 8, 4)
     assert {cell.model for cell in load} == {None}
     assert {cell.loading for cell in compute} == {("memory", None, "torch", "batch", 0, "warm")}
+
+
+def test_limits_have_no_engine_and_no_way_of_asking() -> None:
+    """A limit is a cell a number of threads, whatever engines and ways of fetching the grid has; its store is ``memory``."""
+    text = GRID + '[[cells]]\nmodes = ["limit"]\nbackends = ["copy"]\nengines = ["torch", "threads"]\nworkers = [1, 2]\n'
+    limits = [cell for cell in parse(text, "grid.toml").cells if cell.mode == "limit"]
+    assert [(cell.dataset, cell.backend, cell.workers) for cell in limits] == [
+        (dataset, "copy", workers) for dataset in ("cifar10", "tiny-imagenet") for workers in (1, 2)
+    ]
+    assert {(cell.model, cell.engine, cell.fetch, cell.backend_name) for cell in limits} == {(None, "torch", "batch", "memory")}
+
+
+def test_labels_name_the_engine() -> None:
+    """Progress and errors tell the same format read by two engines apart."""
+    one, other = (
+        Cell(dataset="a", backend="mmap", protocol="quick", mode="load", engine=engine, workers=2)
+        for engine in get_args(experiment.Engine)
+    )
+    assert one.label != other.label
 
 
 def test_cells_inherit_what_they_do_not_override() -> None:
@@ -164,8 +183,9 @@ def test_loaders_reads_every_format_from_cifar10() -> None:
     """Each storage format has its row, read by the batch and by the item, with workers and without."""
     found = choose("loaders", Options(dataset=("cifar10",))).cells
     for backend in ("memory", "filesystem", "mmap", "hdf5", "postgres"):
-        ways = {(cell.fetch, cell.workers) for cell in found if cell.backend == backend}
-        assert ways == {("batch", 0), ("batch", 2), ("item", 0), ("item", 2)}
+        ways = {(cell.engine, cell.fetch, cell.workers) for cell in found if cell.backend == backend and cell.codec is None}
+        torch = {("torch", fetch, workers) for fetch in ("batch", "item") for workers in (0, 2)}
+        assert ways == torch | {("threads", "batch", 1), ("threads", "batch", 2)}
     assert {cell.dataset for cell in found} == {"cifar10"}
 
 

@@ -66,6 +66,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"dataset": "cifar11"}, "cifar10"),
         ({"dataset": "synthetic:trian=3"}, "train"),
         ({"backend": "hdf"}, "hdf5"),
+        ({"backend": "cpoy", "mode": "limit", "model": None}, "copy"),
         ({"backend": "hdf5:offst"}, "offset"),
         ({"backend": "hdf5_chunked:offset"}, None),
         ({"model": "resnet9"}, "resnet8"),
@@ -124,6 +125,16 @@ def test_what_cannot_run_here_is_a_reason(tmp_path: Path, packed: list[str]) -> 
     assert refused.error.reason == "it holds raw, not jpeg"
     assert refused.cell.codec == "jpeg"
     assert packed == ["mmap"]
+
+
+@pytest.mark.parametrize(("kind", "codec", "fits"), [("copy", "raw", True), ("gather", "png", False), ("decode", "raw", False)])
+def test_a_limit_that_says_nothing_is_a_reason(tmp_path: Path, packed: list[str], kind: str, codec: str, fits: bool) -> None:
+    """Encoded pictures are not copied as they are, and raw ones not decoded; what fits is measured on ``memory``."""
+    limit = cell(backend=kind, mode="limit", model=None, codec=codec)
+    found = preparation(tmp_path, limit).ready(limit)
+    assert isinstance(found, Ready) == fits
+    assert [name for name in packed if "memory" in name] == packed
+    assert bool(packed) == fits
 
 
 def test_every_data_set_is_opened_before_the_first_is_packed(tmp_path: Path, packed: list[str]) -> None:

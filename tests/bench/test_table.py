@@ -386,3 +386,16 @@ def test_a_row_of_disturbed_runs_is_named(make: MakeRecord) -> None:
     assert row.epoch.mean == 4.0
     (found,) = tables([*first, *second])
     assert "Disturbed, runs beside which a fixed piece of work was slow each time: mmap (1 of 2)." in found.notes
+
+
+def test_limits_have_a_table_of_their_own(make: MakeRecord, records: list[Record]) -> None:
+    """What the machine could do at best stands last, is called what it is, and no advice is drawn from it."""
+    limits = [
+        *rounds(make, "copy", [0.1, 0.1, 0.1], mode="limit", model=None),
+        *rounds(make, "gather", [0.2, 0.2, 0.2], mode="limit", model=None),
+    ]
+    *others, found = tables([*records, *limits])
+    assert others == tables(records)
+    assert found.title == "cifar10 · limits of the machine"
+    assert [line.cells[0] for line in found.lines] == ["copy", "gather"]
+    assert "use" not in found.verdict.split()

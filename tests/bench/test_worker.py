@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench import worker
+from bench import limits, worker
 from bench.experiment import Cell
 from bench.record import Epoch
 from bench.worker import Job
 from datasets.errors import PathRefused, StoreCorrupt, UnknownName
 from datasets.registry import open_source
 from loaders import order
-from loaders.pack import pack
+from loaders.order import Indices
+from loaders.pack import open_store, pack
 from train.protocol import protocol
 
 Run = Callable[..., dict[str, Any]]
@@ -51,7 +52,7 @@ def run(stores: dict[str, Path]) -> Run:
     """Runs a cell in this process; other fields are the cell's."""
 
     def call(mode: str, backend: str = "mmap", *, seed: int = 3, tell: worker.Tell = lambda *_: None, **fields: Any) -> Any:
-        fields = {"model": None if mode == "load" else "resnet8", "protocol": "quick"} | fields
+        fields = {"model": None if mode in ("load", "limit") else "resnet8", "protocol": "quick"} | fields
         cell = Cell(dataset=DATA, backend=backend, mode=mode, codec="raw", **fields)
         return worker.run(Job(cell, stores[cell.backend_name], None, seed, 1, "cpu"), tell)
 
@@ -103,6 +104,7 @@ def test_a_limit_takes_the_same_pictures_in_every_run(run: Run) -> None:
 def test_equal_work_is_equal_whatever_the_format(run: Run) -> None:
     """Order, pixels, every loss and both scores are the same bit for bit over all formats, fetches and workers."""
     ways: list[dict[str, Any]] = [{"backend": backend} for backend in BACKENDS]
+    ways += [{"backend": "mmap", "engine": "threads", "workers": workers} for workers in (0, 2)]
     ways += [{"backend": "mmap", "workers": 2}, {"backend": "hdf5", "fetch": "item"}]
     same = ("order_sha256", "pixel_sha256", "losses", "accuracy", "macro_f1")
     found = {str(way): tuple(result[key] for key in same) for way in ways for result in [run("train", **way)]}
@@ -186,3 +188,49 @@ def test_a_store_cut_short_is_said(run: Run, stores: dict[str, Path]) -> None:
             run("load")
     finally:
         file.write_bytes(whole)
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("copy", 1), ("copy", 2), ("gather", 0), ("gather", 2)])
+def test_a_limit_does_the_work_of_every_batch(run: Run, monkeypatch: pytest.MonkeyPatch, kind: str, workers: int) -> None:
+    """Each thread does its share, together they do every batch of every pass; the record says what was measured."""
+    monkeypatch.setattr(worker, "LOAD_SECONDS", 1e-9)
+    done: list[list[int]] = []
+    make = limits._step
+
+    def watched(*args: Any) -> limits.Step:
+        step = make(*args)
+
+        def counted(start: int, indices: Indices) -> None:
+            done.append([start, *indices])
+            step(start, indices)
+
+        return counted
+
+    monkeypatch.setattr(limits, "_step", watched)
+    found = run("limit", kind, workers=workers)
+    assert [epoch.images for epoch in found["epochs"]] == [300] * EPOCHS
+    assert found["path_taken"] == limits.PATHS[kind]
+    indices = order.order(300, 3, 0)
+    each = sorted([start, *indices[start : start + 128]] for start in (0, 128, 256))
+    assert sorted(done) == sorted(each * (len(done) // 3))
+    assert len(done) >= 3 * EPOCHS
+
+
+def test_limits_read_the_pictures(stores: dict[str, Path]) -> None:
+    """What is copied, gathered and decoded are the store's own pictures, in the order asked for."""
+    reader = open_store(stores["memory"]).reader("train")
+    made: dict[str, np.ndarray[Any, Any]] = {}
+    empty = np.empty
+
+    def kept(shape: Any, dtype: Any) -> Any:
+        made["buffer"] = empty(shape, dtype)
+        return made["buffer"]
+
+    indices = np.array([5, 3, 200, 3])
+    wanted = reader.handle.data[indices]
+    for kind in ("gather", "decode"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(np, "empty", kept)
+            step = limits._step(kind, reader, reader.content.shape or (0, 0, 0), 4)
+        step(0, indices)
+        assert np.array_equal(made["buffer"].reshape(4, -1), wanted), kind

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -346,12 +347,32 @@ def the_last_batch_is_delivered(subject: Subject) -> None:
 
 @_check
 def loaders_follow_the_order_whatever_reads(subject: Subject) -> None:
-    """Pictures and labels come in ``loaders.order``'s order, with 0 and 2 workers, by item and by batch, in each epoch."""
+    """Pictures and labels come in ``loaders.order``'s order, by workers and threads, by item and by batch, in each epoch."""
     for fetch in ("item", "batch"):
-        for workers in (0, 2):
-            with subject.load(fetch=fetch, workers=workers) as batches:
+        for engine, workers in (("torch", 0), ("torch", 2), ("threads", 2)):
+            with subject.load(engine=engine, fetch=fetch, workers=workers) as batches:
                 for epoch in (0, 1):
-                    _assert_epoch(subject, list(batches), epoch, f"fetch={fetch}, workers={workers}, epoch {epoch}")
+                    _assert_epoch(subject, list(batches), epoch, f"{engine}, {fetch}, workers={workers}, epoch {epoch}")
+
+
+@_check
+def twins_read_at_once(subject: Subject) -> None:
+    """A reader and its twins serve a thread each, all at the same time; closing one leaves the others reading."""
+    with subject.reader() as reader, ThreadPoolExecutor(3) as threads:
+        readers = [reader, reader.twin(), reader.twin()]
+        draws = [Draws(seed=5, epoch=epoch, training=True) for epoch in range(30)]
+        parts = [order.order(23, 5, epoch)[:8] for epoch in range(30)]
+
+        def read(which: int) -> list[Pixels]:
+            return [subject.read(readers[which], list(parts[at]), draws[at]) for at in range(which, 30, 3)]
+
+        for which, found in enumerate(threads.map(read, range(3))):
+            for at, pixels in zip(range(which, 30, 3), found, strict=True):
+                wanted = subject.expected.batch("train", list(parts[at]), draws[at])
+                assert_equal(pixels, wanted, "a twin shares something that serves one thread only")
+        readers[1].close()
+        subject.same(readers[2], [3, 1], "closing a twin closed what another one reads by")
+        readers[2].close()
 
 
 def _assert_epoch(subject: Subject, batches: Sequence[Any], epoch: int, which: str) -> None:

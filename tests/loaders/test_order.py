@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loaders.order import Draw, digest, order, subset, uniform
+from loaders.order import WHOLE, Draw, InOrder, Scattered, by_part, digest, order, subset, uniform
 
 SEEDS = st.integers(0, 2**64 - 1)
 EPOCHS = st.integers(0, 10**6)
@@ -135,3 +135,42 @@ def test_draws_are_independent() -> None:
     flips = uniform(0, 0, indices, Draw.FLIP)
     for other in (uniform(0, 0, indices, Draw.CROP_TOP), uniform(0, 1, indices, Draw.FLIP), uniform(1, 0, indices, Draw.FLIP)):
         assert abs(np.corrcoef(flips, other)[0, 1]) < 0.03
+
+
+@given(count=st.integers(1, 3000), seed=SEEDS, epoch=EPOCHS)
+def test_an_order_by_the_part_is_a_permutation(count: int, seed: int, epoch: int) -> None:
+    """Every index comes once, and the parts are those of the whole, wherever they are cut."""
+    scattered = Scattered(count, seed, epoch)
+    whole = scattered[:]
+    assert whole.dtype == np.int64
+    assert sorted(whole) == list(range(count)) == InOrder(count)[:].tolist()
+    cut = count // 3
+    assert np.array_equal(np.concatenate([scattered[:cut], scattered[cut:]]), whole)
+    assert np.array_equal(InOrder(count)[cut : cut + 5], np.arange(cut, min(cut + 5, count)))
+
+
+def test_only_huge_orders_are_made_by_the_part() -> None:
+    """Up to ``WHOLE`` the order is the one of committed results; beyond, opening an epoch costs nothing."""
+    assert isinstance(by_part(WHOLE, 0, 0), np.ndarray)
+    assert by_part(10**15, 0, 0)[10**14 : 10**14 + 2].shape == (2,)
+    assert np.array_equal(order(WHOLE + 1, 3, 1)[-5:], by_part(WHOLE + 1, 3, 1)[WHOLE - 4 :])
+    assert digest(Scattered(1000, 7, 3)[:]) == "e0d1c6df66d45a54436c10ce9e196a6d377188315ba6f88a4412ea726cdafd4b"
+
+
+def test_an_order_by_the_part_differs_by_seed_and_epoch() -> None:
+    """Each epoch of each seed has an order of its own, that stands in the others' places no more often than chance has it."""
+    orders = np.stack([Scattered(5000, seed, epoch)[:] for seed in range(5) for epoch in range(5)])
+    same = [(one == other).sum() for one, other in itertools.combinations(orders, 2)]
+    assert 0.8 < np.mean(same) < 1.2  # of 5,000 places a random pair shares one; 300 pairs, so 0.06 either way
+    assert max(same) < 10
+
+
+def test_an_order_by_the_part_is_as_uniform_as_a_shuffle() -> None:
+    """Where indices land, and what stands beside what, is spread evenly: chi-squared of 400 boxes each, over 50 orders."""
+    count, boxes, orders = 2000, 20, [Scattered(2000, seed, 0)[:] for seed in range(50)]
+    places = np.arange(count) * boxes // count
+    landed = sum(np.histogram2d(places, found * boxes // count, boxes)[0] for found in orders)
+    beside = sum(np.histogram2d(found[:-1], found[1:], boxes)[0] for found in orders)
+    for counted in (landed, beside):
+        mean = np.mean(counted)
+        assert 0.75 < np.mean((counted - mean) ** 2 / mean) < 1.25  # 1 by chance, give or take 0.07

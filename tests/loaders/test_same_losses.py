@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 SEED, BATCH, EPOCHS = 3, 16, 2
 QUICK = protocol("quick").model_copy(update={"batch_size": BATCH, "epochs": EPOCHS, "image_size": SIDE})
 COUNTS = {"train": 40, "val": 4}
+WAYS: tuple[tuple[Literal["torch", "threads"], int], ...] = (("torch", 0), ("torch", 2), ("threads", 2))
 SETS: dict[str, Expected] = {
     "raw": expected("raw", name="cifar", size=(32, 32), counts=COUNTS),
     "jpeg-differing": expected("jpeg", name="photos", differing=True, size=(24, 21), counts=COUNTS),
@@ -71,20 +72,22 @@ def wanted_losses(kind: str) -> tuple[float, ...]:
 
 @pytest.mark.parametrize(("way", "kind"), [pair for pair in PAIRS if pair[1] in SETS], ids=lambda part: part)
 def test_losses_are_the_same_bit_for_bit(way: str, kind: str, packed: Packed) -> None:
-    """Every backend, by item and by batch, with 0 and 2 workers, gives the losses of batches made by hand."""
+    """Every backend, by item and by batch, by 0 and 2 workers or 2 threads, gives the losses of batches made by hand."""
     store = packed(way, f"losses-{kind}", SETS[kind])
-    for fetch in ("item", "batch"):
-        for workers in (0, 2):
+    fetches: tuple[Literal["item", "batch"], ...] = ("item", "batch")
+    for fetch in fetches:
+        for engine, workers in WAYS:
             with loader(
                 store,
                 batch_size=BATCH,
                 seed=SEED,
                 image_size=SIDE,
+                engine=engine,
                 fetch=fetch,
                 workers=workers,
             ) as batches:
                 losses = trained(store.content, (batches for _ in range(EPOCHS)))
-            assert losses == wanted_losses(kind), (fetch, workers)
+            assert losses == wanted_losses(kind), (fetch, engine, workers)
 
 
 @pytest.mark.parametrize("kind", SETS)
