@@ -18,7 +18,7 @@ from loaders.manifest import CodecName, Frozen
 SHIPPED = Path(__file__).parent / "experiments"
 
 Mode = Literal["train", "load", "compute"]
-Engine = Literal["torch"]
+Engine = Literal["torch", "native"]
 Fetch = Literal["item", "batch"]
 Cache = Literal["warm"]
 
