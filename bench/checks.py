@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench import statistics
+from bench import stats
 from bench.experiment import Cell
 from bench.record import Record
 from bench.runs import Runs
@@ -40,7 +40,7 @@ class Doubt:
 def timing(runs: Runs) -> list[Doubt]:
     """Doubts about a cell's own times."""
     doubts: list[Doubt] = []
-    spread = statistics.variation(list(runs.seconds.values()))
+    spread = stats.variation(list(runs.seconds.values()))
     if spread is not None and spread > SPREAD:
         doubts.append(Doubt("spread", spread))
     shortest = min((epoch.total for epoch in runs.measured), default=SHORT_SECONDS)

@@ -209,6 +209,86 @@ def targets(folder: Path) -> None:
 
 
 @main.command(
+    short_help="Compare two runs, such as of two machines.",
+    epilog=_examples(
+        "loadstone compare results/before results/after",
+        "loadstone compare results/laptop results/server --anyway",
+    ),
+)
+@click.argument("a", type=_PATH)
+@click.argument("b", type=_PATH)
+@click.option("--anyway", is_flag=True, help="Compare although the runs differ in what should be the same, and say in what.")
+def compare(a: Path, b: Path, anyway: bool) -> None:
+    """Compare the cells that the runs in folders A and B share: how many times as long an epoch takes in B.
+
+    Runs that differ in machine, versions, threads, device, protocol, data or order are refused, with what differs; if that is
+    what you want to compare, add --anyway. Exit status: 2 where they differ, or share no cell; 4 a folder holds no run.
+    """
+    from bench.compare import show
+
+    show(a, b, anyway=anyway)
+
+
+@main.command(
+    short_help="Say which storage format to use, from a run.",
+    epilog=_examples(
+        "loadstone recommend results/quick-2026-11-23-1",
+        "loadstone recommend results/quick-2026-11-23-1 --for disk",
+    ),
+)
+@click.argument("folder", type=_PATH)
+@click.option(
+    "--for",
+    "aim",
+    type=click.Choice(["speed", "disk", "memory"]),
+    default="speed",
+    show_default=True,
+    help="What matters: time of an epoch, bytes on disk, or memory of the processes.",
+)
+def recommend(folder: Path, aim: Any) -> None:
+    """Say which storage format to use on this machine and data, by the run in FOLDER: what is as good, what the rest costs.
+
+    Where the evidence is too thin, it says so, and how many rounds a new experiment would need.
+    """
+    from bench.command_recommend import show
+
+    show(folder, aim)
+
+
+@main.command(
+    short_help="Measure how far this machine's figures can be trusted.",
+    epilog=_examples(
+        "loadstone calibrate --quick",
+        "loadstone calibrate --out results/calibration",
+        "loadstone calibrate --report results/calibration",
+    ),
+)
+@click.option(
+    "--out",
+    type=_PATH,
+    default=Path("results/calibration"),
+    show_default=True,
+    help="Folder of its runs and report; what it holds already is not run again.",
+)
+@click.option("--quick", is_flag=True, help="Under two minutes, to see that it works: too few runs to say anything.")
+@click.option("--report", "report_of", type=_PATH, metavar="DIR", help="Make the report of DIR anew; run nothing.")
+@click.option("--threads", type=click.IntRange(1), help="Of torch's operations; default: the cores there are.")
+@place_options
+def calibrate(out: Path, quick: bool, report_of: Path | None, threads: int | None, place: Place) -> None:
+    """Measure the measuring, in about half an hour: equal cells under two names, a planted slow-down, the harness's own cost.
+
+    Let nothing else run meanwhile. Interrupted, the same command goes on where it was. Exit status: 3 where false alarms are
+    not 5 %, or the harness costs a hundredth of an epoch.
+    """
+    from bench import calibrate as calibrating
+    from bench.progress import plain_console
+
+    if report_of is not None:
+        sys.exit(calibrating.report(report_of, plain_console()))
+    sys.exit(calibrating.execute(out, place, threads, quick=quick))
+
+
+@main.command(
     short_help="Fetch data sets from their publishers.",
     epilog=_examples("loadstone download cifar10", "loadstone download tiny-imagenet --data-dir ~/data"),
 )

@@ -22,6 +22,7 @@ from bench.report import ENVIRONMENT, EXPERIMENT, report, write
 from datasets import registry as datasets
 from datasets.errors import RoomError, UsageError
 from loaders.pack import slug
+from train.protocol import protocol
 
 INTERRUPTED = 130
 
@@ -112,6 +113,7 @@ def _measure(
     threads = options.threads or machine.cores()
     device = options.device or "cpu"
     environment = machine.environment(place.stores, threads=threads, device=device, notes=notes)
+    environment["protocols"] = {name: protocol(name).digest for name in sorted({cell.protocol for cell in chosen.cells})}
     write(folder / EXPERIMENT, experiment.dump(chosen).encode())
     write(folder / ENVIRONMENT, (json.dumps({**environment, "experiment": chosen.name}, indent=1) + "\n").encode())
     ready = [cell for cell in cells if isinstance(cell, Ready)]

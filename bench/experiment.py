@@ -35,6 +35,8 @@ class Cell(Frozen):
         workers: processes beside the one that trains; 0 reads in it.
         model: None in ``load``.
         limit: training images of an epoch, the same ones in every run; None is all.
+        planted: the fraction by which every read is slowed on purpose, and alias: what tells equal cells apart. Both are for
+            ``loadstone calibrate``.
     """
 
     dataset: str
@@ -48,6 +50,8 @@ class Cell(Frozen):
     mode: Mode
     cache: Cache = "warm"
     limit: int | None = pydantic.Field(default=None, ge=1)
+    planted: float = pydantic.Field(default=0.0, ge=0.0, le=10.0)
+    alias: str = ""
 
     @property
     def backend_name(self) -> str:
@@ -67,7 +71,7 @@ class Cell(Frozen):
     @property
     def label(self) -> str:
         """A short name for progress and errors."""
-        parts = [self.dataset, self.backend, self.codec or "", self.model or "", self.mode]
+        parts = [self.dataset, self.backend, self.codec or "", self.model or "", self.mode, self.alias]
         if self.fetch == "item":
             parts.append("by item")
         if self.workers:
@@ -180,6 +184,9 @@ class Experiment(Frozen):
         return self.model_copy(update={"cells": tuple(dict.fromkeys(cells))})
 
 
+CALIBRATION = frozenset({"planted", "alias"})
+"""Fields of a cell that no experiment's file can give, and no table shows."""
+
 OWN_CODEC = "own"
 """What a glob calls the codec that a cell leaves to the data set."""
 
@@ -266,10 +273,12 @@ def load(name_or_path: str) -> Experiment:
 
 def dump(experiment: Experiment) -> str:
     """The experiment as TOML that ``parse`` reads back as the same cells: what was really run."""
+    keys = set(Cell.model_fields) - CALIBRATION
     lines = [f"{key} = {_toml(value)}" for key in _OWN if (value := getattr(experiment, key)) not in ("", None, ())]
     for cell in experiment.cells:
         lines.append("\n[[cells]]")
-        lines += [f"{_PLURAL.get(key, key)} = {_toml(value)}" for key, value in cell.model_dump().items() if value is not None]
+        fields = cell.model_dump(include=keys, exclude_none=True)
+        lines += [f"{_PLURAL.get(key, key)} = {_toml(value)}" for key, value in fields.items()]
     return "\n".join(lines) + "\n"
 
 

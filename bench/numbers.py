@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bench.statistics import Interval
+from bench.stats import Interval
 
 ABSENT = "-"
 _MOST_DIGITS = 5

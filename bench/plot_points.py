@@ -16,7 +16,7 @@ from bench.experiment import Cell
 from bench.plot_layout import bound_line, footer, grid, groups, intervals
 from bench.plot_style import look
 from bench.record import Record
-from bench.statistics import Interval
+from bench.stats import Interval
 from bench.summary import BOUND, Row
 from bench.wording import Setting
 

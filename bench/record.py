@@ -68,6 +68,7 @@ class Record(Frozen):
         bytes_read: from the disk, by the run's processes. cpu_seconds: of the run's processes.
         pss_bytes: memory of the run's processes at the end, shared pages divided among their users.
         threads: of torch's operations in the run. device: such as ``cpu``.
+        disturbed: a fixed piece of work beside the run took far longer than when the machine is calm.
         started: UTC, ISO 8601. seconds: the whole run, set-up and evaluation included.
     """
 
@@ -99,6 +100,7 @@ class Record(Frozen):
     pss_bytes: int | None = None
     threads: int | None = None
     device: str = "cpu"
+    disturbed: bool = False
     started: str
     seconds: float
 

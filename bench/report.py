@@ -52,7 +52,7 @@ def report(folder: Path) -> Report:
     """
     records = record.read(folder)
     planned = planned_of(folder)
-    place = wording.setting({**_environment(folder), **({"experiment": planned.name} if planned else {})})
+    place = wording.setting({**environment(folder), **({"experiment": planned.name} if planned else {})})
     rows = summary(records, planned)
     tables = table.tables(rows, place)
     texts = {
@@ -104,7 +104,8 @@ def planned_of(folder: Path) -> Experiment | None:
     return experiment.parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
 
 
-def _environment(folder: Path) -> dict[str, object]:
+def environment(folder: Path) -> dict[str, object]:
+    """What ``environment.json`` of a folder says; nothing where it is missing or none."""
     try:
         found = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from bench.experiment import Cell, Experiment
 from bench.record import Epoch, Record
+
+PartName = Literal["wait", "copy_", "step"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Runs:
     def seconds(self) -> dict[int, float]:
         """Epoch time by round."""
         found = {number: record.epoch_seconds for number, record in self.ok.items()}
+        return {number: value for number, value in found.items() if value is not None}
+
+    def part(self, name: PartName) -> dict[int, float]:
+        """Seconds of one part of an epoch by round: of one pass, mean over the measured epochs."""
+        found = {
+            number: mean(getattr(epoch, name) / epoch.passes for epoch in record.measured) for number, record in self.ok.items()
+        }
         return {number: value for number, value in found.items() if value is not None}
 
     @property

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from bench import checks, statistics
+from bench import checks, stats
 from bench.checks import Doubt
 from bench.experiment import Cell, Experiment
 from bench.record import Record
-from bench.runs import Runs, gather, mean
-from bench.statistics import Interval
+from bench.runs import PartName, Runs, gather, mean
+from bench.stats import Interval
+from bench.ties import rounds_needed, ties
 
 NOT_REACHED = "not reached"
 BOUND = "memory"  # the split in RAM: how fast any format could be, and none itself
 
+Part = Literal["wait", "copy", "step"]
 Group = tuple[str, str | None, str, int | None, str]
 
 
@@ -31,10 +34,14 @@ class Row:
         epoch: seconds, measured epochs only. first_epoch_seconds, first_batch_seconds: of the first one.
         wait_seconds, copy_seconds, step_seconds: what ``epoch`` is made of.
         cost: loading cost, 1 - compute / train, paired by round.
-        memory_ratio: epoch time over that of ``memory``, paired by round.
+        memory_ratio: epoch time over that of ``memory``, paired by round. memory_part: what makes most of the distance.
+        step_ratio: step time over the whole epoch of ``compute``, paired by round: over 1, loading slows the model down.
         load_images_per_second: of the ``load`` cell that loads in the same way.
-        tied_above, tied_best: not told apart, at 95 % and paired by round, from the next faster row and from the fastest
-            storage format of the group that did equal work; None where there are too few rounds to tell.
+        tied_above, tied_best: not told apart, paired by round and corrected for all pairs of the group, from the next
+            faster row and from the fastest storage format that did equal work; None where there are too few rounds to tell.
+        rounds_needed: of a new experiment that would tell a difference of 5 % from that format, where they are tied and
+            more rounds than there were would do it; ``stats.MOST_ROUNDS`` stands for more than that.
+        seconds, pss_bytes: epoch time, and memory of the run's processes, by round.
         differences: what the backend declares it can't promise, and why.
         order_distance, order_tolerance, class_mix: of an order that is not the sampler's; see ``bench.shuffle``.
         doubts: what a reader should know before trusting the row.
@@ -57,9 +64,14 @@ class Row:
     macro_f1: float | None = None
     cost: Interval | None = None
     memory_ratio: Interval | None = None
+    memory_part: Part | None = None
+    step_ratio: Interval | None = None
     load_images_per_second: float | None = None
     tied_above: bool | None = None
     tied_best: bool | None = None
+    rounds_needed: int | None = None
+    seconds: Mapping[int, float] = field(default_factory=dict)
+    pss_bytes: Mapping[int, float] = field(default_factory=dict)
     train_images: int | None = None
     val_images: int | None = None
     store_bytes: int | None = None
@@ -97,7 +109,12 @@ class Row:
     @property
     def utilisation(self) -> Interval | None:
         """Compute time / epoch time, after MLPerf Storage's accelerator utilisation."""
-        return None if self.cost is None else statistics.complement(self.cost)
+        return None if self.cost is None else stats.complement(self.cost)
+
+    @property
+    def slowed(self) -> bool:
+        """Whether the model itself ran slower than alone, by more than chance: loading takes processors or memory from it."""
+        return bool(self.step_ratio and self.step_ratio.low is not None and self.step_ratio.low > 1)
 
     def share(self, seconds: float | None) -> float | None:
         """A part of the epoch, as a fraction of it."""
@@ -132,6 +149,8 @@ def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
         content_sha256=one.last.content_sha256,
         device=one.last.device,
         threads=one.last.threads,
+        seconds=one.seconds,
+        pss_bytes={number: float(record.pss_bytes) for number, record in one.ok.items() if record.pss_bytes is not None},
     )
     return _compared(_judged(_timed(row, one), one), one, every)
 
@@ -162,19 +181,19 @@ def _timed(row: Row, one: Runs) -> Row:
         row,
         first_epoch_seconds=mean(epoch.seconds for epoch in first),
         first_batch_seconds=mean(epoch.first_batch for epoch in first),
-        accuracy=statistics.mean_interval(accuracy) if accuracy else None,
+        accuracy=stats.mean_interval(accuracy) if accuracy else None,
         macro_f1=mean(record.macro_f1 for record in records),
     )
     if not one.seconds:
         return row
-    epoch = statistics.mean_interval(list(one.seconds.values()))
+    epoch = stats.mean_interval(list(one.seconds.values()))
     images = mean(mean(part.images / part.passes for part in record.measured) for record in records)
     return replace(
         row,
         epoch=epoch,
-        wait_seconds=mean(mean(part.wait / part.passes for part in record.measured) for record in records),
-        copy_seconds=mean(mean(part.copy_ / part.passes for part in record.measured) for record in records),
-        step_seconds=mean(mean(part.step / part.passes for part in record.measured) for record in records),
+        wait_seconds=mean(one.part("wait").values()),
+        copy_seconds=mean(one.part("copy_").values()),
+        step_seconds=mean(one.part("step").values()),
         images_per_second=None if images is None or not epoch.mean else images / epoch.mean,
     )
 
@@ -182,10 +201,14 @@ def _timed(row: Row, one: Runs) -> Row:
 def _compared(row: Row, one: Runs, every: Sequence[Runs]) -> Row:
     same = [other for other in every if _group(other) == row.group]
     load = _load(one, every)
+    memory = _memory(one, same) if one.cell.mode != "compute" else None
+    compute = _compute(one, every)
     return replace(
         row,
-        cost=_cost(one, every) if one.cell.mode == "train" else None,
-        memory_ratio=_memory_ratio(one, same) if one.cell.mode != "compute" else None,
+        cost=_cost(one, compute),
+        step_ratio=_step_ratio(one, compute),
+        memory_ratio=_ratio(one.seconds, memory.seconds) if memory is not None else None,
+        memory_part=_part(one, memory) if memory not in (None, one) else None,
         load_images_per_second=None if load is None else _timed(row, load).images_per_second,
     )
 
@@ -194,23 +217,49 @@ def _group(one: Runs) -> Group:
     return (one.dataset, one.cell.model, one.cell.protocol, one.cell.limit, one.cell.mode)
 
 
-def _cost(one: Runs, every: Sequence[Runs]) -> Interval | None:
-    bound = next((other for other in every if _group(other) == (*_group(one)[:4], "compute")), None)
-    if bound is None:
+def _compute(one: Runs, every: Sequence[Runs]) -> Runs | None:
+    """The model alone, for a ``train`` cell."""
+    if one.cell.mode != "train":
         return None
-    compute, train = statistics.paired(bound.seconds, one.seconds)
-    return statistics.cost_interval(compute, train) if train else None
+    return next((other for other in every if _group(other) == (*_group(one)[:4], "compute")), None)
 
 
-def _memory_ratio(one: Runs, same: Sequence[Runs]) -> Interval | None:
-    """Against ``memory`` read in the same way; where that was not run, against the fastest ``memory`` there is."""
+def _cost(one: Runs, compute: Runs | None) -> Interval | None:
+    ratio = None if compute is None else _ratio(compute.seconds, one.seconds)
+    return None if ratio is None else stats.complement(ratio)
+
+
+def _step_ratio(one: Runs, compute: Runs | None) -> Interval | None:
+    return None if compute is None else _ratio(one.part("step"), compute.seconds)
+
+
+def _ratio(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
+    """Of the rounds that both have; None where there are none, or a part took no time at all."""
+    pairs = stats.paired(values, baseline)
+    return stats.ratio_interval(*pairs) if pairs[0] and min(map(min, pairs)) > 0 else None
+
+
+def _memory(one: Runs, same: Sequence[Runs]) -> Runs | None:
+    """``memory`` read in the same way; where that was not run, the fastest ``memory`` there is."""
     memory = [other for other in same if other.cell.backend_name == BOUND and other.seconds]
     alike = [other for other in memory if other.cell.loading[2:5] == one.cell.loading[2:5]]
-    fastest = sorted(alike or memory, key=lambda other: math.fsum(other.seconds.values()) / len(other.seconds))
-    if not fastest:
+    return min(alike or memory, key=lambda other: math.fsum(other.seconds.values()) / len(other.seconds), default=None)
+
+
+def _part(one: Runs, memory: Runs | None) -> Part | None:
+    """Which part of an epoch makes most of the distance to ``memory``, over the rounds that both have."""
+    if memory is None or not one.seconds.keys() & memory.seconds.keys():
         return None
-    values, baseline = statistics.paired(one.seconds, fastest[0].seconds)
-    return statistics.ratio_interval(values, baseline) if values else None
+    apart = {part: _apart(one.part(name), memory.part(name)) for part, name in _PARTS}
+    sign = math.copysign(1.0, math.fsum(apart.values()))
+    return max(apart, key=lambda part: sign * apart[part])
+
+
+_PARTS: tuple[tuple[Part, PartName], ...] = (("wait", "wait"), ("copy", "copy_"), ("step", "step"))
+
+
+def _apart(values: Mapping[int, float], baseline: Mapping[int, float]) -> float:
+    return math.fsum(values[number] - baseline[number] for number in values.keys() & baseline.keys())
 
 
 def _load(one: Runs, every: Sequence[Runs]) -> Runs | None:
@@ -233,16 +282,14 @@ def _load(one: Runs, every: Sequence[Runs]) -> Runs | None:
 def _ranked(pairs: Sequence[tuple[Row, Runs]]) -> list[Row]:
     """Fastest first, with ties marked; what has no epoch time last."""
     ran = sorted((pair for pair in pairs if pair[0].epoch), key=lambda pair: pair[0].epoch.mean if pair[0].epoch else 0.0)
-    best = next((one for row, one in ran if not row.bound and row.equal_work), None)
+    rows = [row for row, _ in ran]
+    tied = ties([row.seconds for row in rows])
+    best = next((place for place, row in enumerate(rows) if not row.bound and row.equal_work), None)
     ranked = []
-    for place, (row, one) in enumerate(ran):
-        above = ran[place - 1][1] if place else None
-        ranked.append(replace(row, tied_above=_tied(one, above), tied_best=_tied(one, best)))
+    for place, row in enumerate(rows):
+        above = tied.get((place - 1, place))
+        level = None if best in (None, place) else tied.get((min(best or 0, place), max(best or 0, place)))
+        needed = rounds_needed(row.seconds, rows[best].seconds, len(tied)) if best is not None and level else None
+        needed = needed if needed is not None and needed > row.rounds else None
+        ranked.append(replace(row, tied_above=above, tied_best=level, rounds_needed=needed))
     return ranked + [row for row, _ in pairs if row.epoch is None]
-
-
-def _tied(one: Runs, other: Runs | None) -> bool | None:
-    if other is None or other is one:
-        return None
-    different = statistics.distinguishable(*statistics.paired(one.seconds, other.seconds))
-    return None if different is None else not different

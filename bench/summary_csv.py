@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from bench.experiment import Cell
-from bench.statistics import Interval
+from bench.experiment import CALIBRATION, Cell
+from bench.runs import mean
+from bench.stats import Interval
 from bench.summary import Row
 
 
@@ -25,7 +26,7 @@ _EMPTY = Row("", Cell(dataset="", backend="", protocol="", mode="load"), "", "",
 
 
 def _columns(row: Row) -> Mapping[str, object]:
-    cell = row.cell.model_dump(include=set(Cell.model_fields) - {"dataset"})
+    cell = row.cell.model_dump(include=set(Cell.model_fields) - {"dataset", *CALIBRATION})
     return {
         "dataset": row.dataset,
         **cell,
@@ -50,13 +51,17 @@ def _columns(row: Row) -> Mapping[str, object]:
         "macro_f1_mean": row.macro_f1,
         **_bounds("loading_cost", row.cost),
         "accelerator_utilisation": row.utilisation.mean if row.utilisation else None,
+        **_bounds("step_ratio", row.step_ratio),
         **_bounds("memory_ratio", row.memory_ratio),
+        "memory_distance_part": row.memory_part,
         "tied_with_row_above": row.tied_above,
         "tied_with_fastest": row.tied_best,
+        "rounds_needed": row.rounds_needed,
         "train_images": row.train_images,
         "val_images": row.val_images,
         "store_bytes": row.store_bytes,
         "pack_seconds": row.pack_seconds,
+        "pss_bytes_mean": mean(row.pss_bytes.values()),
         "path_taken": row.path_taken,
         "declared": ";".join(promise for promise, _ in row.differences),
         "order_distance": row.order_distance,

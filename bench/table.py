@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
-from bench import numbers, wording
-from bench.statistics import Interval
+from bench import numbers, verdict, wording
+from bench.stats import Interval
 from bench.summary import Row
 from bench.wording import Setting
 
@@ -18,10 +18,14 @@ WIDTH = 118
 
 @dataclass(frozen=True)
 class Column:
-    """A title, broken into lines where it is long, and which way its figures are aligned."""
+    """A title, broken into lines where it is long, and which way its figures are aligned.
+
+    A ``spare`` one is left out, the first one first, where a table is too wide for a terminal.
+    """
 
     title: tuple[str, ...]
     right: bool = False
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ _Show = Callable[[Row], str]
 _Columns = tuple[tuple[Column, _Show], ...]
 _TRAIN: _Columns = (
     (Column(("epoch s",)), lambda row: _marked(row, row.epoch)),
-    (Column(("first", "epoch s"), right=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
+    (Column(("first", "epoch s"), right=True, spare=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
     (Column(("accuracy",), right=True), lambda row: _accuracy(row)),
     (Column(("F1",), right=True), lambda row: numbers.plain(row.macro_f1, 3)),
-    (Column(("waiting",), right=True), lambda row: numbers.percent(row.share(row.wait_seconds))),
+    (Column(("waiting",), right=True, spare=True), lambda row: numbers.percent(row.share(row.wait_seconds))),
     (Column(("loading", "cost")), lambda row: numbers.percent_interval(row.cost)),
+    (Column(("accel.", "use"), right=True), lambda row: _utilisation(row)),
+    (Column(("over", "memory")), lambda row: _over_memory(row)),
     (Column(("load only,", "images/s"), right=True), lambda row: numbers.rate(row.load_images_per_second)),
     (Column(("other", "order"), right=True), lambda row: _other_order(row)),
     (Column(("disk",), right=True), lambda row: numbers.mebibytes(row.store_bytes)),
@@ -76,14 +82,18 @@ _LOAD: _Columns = (
 
 def tables(rows: Sequence[Row], place: Setting) -> list[Table]:
     """A table for every data set and model trained, and for loading where no such table shows it."""
+    return [_table(group, rows, place) for group in shown(rows)]
+
+
+def shown(rows: Sequence[Row]) -> list[list[Row]]:
+    """The groups of rows that have a table; likewise."""
     groups: dict[object, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    found = [_table(group, rows, place) for group in groups.values() if group[0].cell.mode == "train"]
+    found = [group for group in groups.values() if group[0].cell.mode == "train"]
     trained = {(row.dataset, row.cell.loading) for row in rows if row.cell.mode == "train"}
     loads = [group for group in groups.values() if group[0].cell.mode == "load"]
-    unseen = [group for group in loads if any((row.dataset, row.cell.loading) not in trained for row in group)]
-    return found + [_table(group, rows, place) for group in unseen]
+    return found + [group for group in loads if any((row.dataset, row.cell.loading) not in trained for row in group)]
 
 
 def _table(group: Sequence[Row], rows: Sequence[Row], place: Setting) -> Table:
@@ -94,15 +104,15 @@ def _table(group: Sequence[Row], rows: Sequence[Row], place: Setting) -> Table:
     others = [*loads, compute] if trains and compute is not None else loads
     fields = wording.varying(row.cell for row in group)
     heads = [Column(("backend",)), *(Column((field,)) for field in fields)]
-    shown = _filled(_TRAIN if trains else _LOAD, group)
+    filled = _filled(_TRAIN if trains else _LOAD, group)
     return Table(
         name=_name(group[0]),
         title=wording.title(group[0]),
         caption=wording.caption(group, place, compute if trains else None),
-        columns=(*heads, *(column for column, _ in shown)),
-        lines=tuple(_line(row, fields, shown) for row in group),
+        columns=(*heads, *(column for column, _ in filled)),
+        lines=tuple(_line(row, fields, filled) for row in group),
         notes=tuple(wording.notes(group, others, place)),
-        verdict=wording.verdict(group),
+        verdict=verdict.verdict(group),
     )
 
 
@@ -138,6 +148,19 @@ def _like(value: float | None, found: Interval | None) -> str:
 def _other_order(row: Row) -> str:
     """How far an order that is not the sampler's is from a uniform shuffle; the notes below say what the figure means."""
     return numbers.ABSENT if row.order_distance is None else numbers.plain(row.order_distance, 2)
+
+
+def _utilisation(row: Row) -> str:
+    return numbers.ABSENT if row.utilisation is None else numbers.percent(row.utilisation.mean)
+
+
+def _over_memory(row: Row) -> str:
+    """How far, and by which part of an epoch where it is further than chance makes it."""
+    if row.memory_ratio is None or row.memory_part is None:
+        return numbers.ABSENT
+    apart = row.memory_ratio.mean - 1
+    part = f" {row.memory_part}" if row.memory_ratio.excludes(1.0) else ""
+    return ("+" if apart > 0 else "") + numbers.percent(apart) + part
 
 
 def _accuracy(row: Row) -> str:
@@ -190,7 +213,7 @@ def _padded(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Colum
 def to_terminal(found: Sequence[Table]) -> Text:
     """The tables for a terminal or a log file; print it with ``soft_wrap=True``, so that nothing is cut off."""
     text = Text()
-    for table in found:
+    for table in map(_narrowed, found):
         for place, line in enumerate((f"{table.title} · {table.caption[0]}", *table.caption[1:])):
             text.append(_wrapped(line) + "\n", style="bold" if place == 0 else "dim")
         text.append("\n")
@@ -200,6 +223,29 @@ def to_terminal(found: Sequence[Table]) -> Text:
             text.append(_wrapped(note, " ", "   ") + "\n", style="dim")
         text.append("\n" + _wrapped(table.verdict) + "\n\n", style="bold green")
     return text
+
+
+def _narrowed(table: Table) -> Table:
+    """The table without as many spare columns as it takes to fit a terminal; a note says which."""
+    left_out: list[str] = []
+    while (place := _spare(table)) is not None and _width(table) > WIDTH:
+        left_out.append(" ".join(table.columns[place].title))
+        table = replace(
+            table,
+            columns=table.columns[:place] + table.columns[place + 1 :],
+            lines=tuple(replace(line, cells=line.cells[:place] + line.cells[place + 1 :]) for line in table.lines),
+        )
+    note = f"Left out for width, and in table.md: {', '.join(left_out)}."
+    return replace(table, notes=(*table.notes, note)) if left_out else table
+
+
+def _spare(table: Table) -> int | None:
+    return next((place for place, column in enumerate(table.columns) if column.spare), None)
+
+
+def _width(table: Table) -> int:
+    """Of the widest row that is not wrapped."""
+    return max(len(line.rstrip()) for line, style in _terminal_lines(table) if style != "yellow")
 
 
 def _terminal_lines(table: Table) -> list[tuple[str, str]]:

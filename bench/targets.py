@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import statistics as median_of
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench import statistics
+from bench import stats
 from bench.experiment import Cell, Experiment, matches
 from bench.record import Record
 from bench.runs import Runs, gather
-from bench.statistics import Interval
+from bench.stats import Interval
 from bench.target import Pattern, Target
 
 Values = dict[int, float]
@@ -56,25 +56,25 @@ def _finding(target: Target, runs: Sequence[Runs]) -> Finding:
         return Finding(target, reason=one)
     values = figure.value(one)
     if not target.over:
-        return _found(target, list(values.values()), statistics.mean_interval(list(values.values())), one)
+        return _found(target, list(values.values()), stats.mean_interval(list(values.values())), one)
     other = _best(target.over, runs, figure)
     if isinstance(other, str):
         return Finding(target, reason=other, cell=one.cell)
-    mine, others = statistics.paired(values, figure.value(other))
+    mine, others = stats.paired(values, figure.value(other))
     if not mine:
         return Finding(target, reason="no round has both", cell=one.cell, over=other.cell)
     if figure.once:
         mine, others = mine[:1], others[:1]
-    ratio = statistics.ratio_interval(mine, others)
+    ratio = stats.ratio_interval(mine, others)
     ratios = [value / base for value, base in zip(mine, others, strict=True)]
     if target.of == "loading_cost":
-        ratio = statistics.complement(statistics.ratio_interval(others, mine))
+        ratio = stats.complement(stats.ratio_interval(others, mine))
         ratios = [1 - base / value for value, base in zip(mine, others, strict=True)]
     return _found(target, ratios, ratio, one, other)
 
 
 def _found(target: Target, values: Sequence[float], interval: Interval, one: Runs, other: Runs | None = None) -> Finding:
-    return Finding(target, median_of.median(values), interval, len(values), one.cell, other.cell if other else None)
+    return Finding(target, statistics.median(values), interval, len(values), one.cell, other.cell if other else None)
 
 
 @dataclass(frozen=True)

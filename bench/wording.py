@@ -1,4 +1,4 @@
-"""A group of rows in words: labels, caption, notes and verdict. The numbers come from ``bench.summary``."""
+"""A group of rows in words: labels, caption and notes. The numbers come from ``bench.summary``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from bench import numbers
 from bench.checks import Doubt
 from bench.experiment import Cell
+from bench.stats import MOST_ROUNDS, minus_one
 from bench.summary import Row
+from bench.ties import DIFFERENCE
 
-COMPUTE_BOUND = 0.05  # of an epoch: a loading cost that lies below it, interval and all, is not what limits training
-_FEW_RUNS = 2
 WAYS = ("codec", "engine", "fetch", "workers", "cache")
 
 
@@ -127,7 +127,8 @@ def notes(rows: Sequence[Row], others: Sequence[Row], place: Setting) -> list[st
 
     ``rows`` are the table's, ``others`` those that it shows a figure of: ``load`` and ``compute``.
     """
-    found = ["= not distinguishable from the row above"] if any(row.tied_above for row in rows) else []
+    corrected = "at 95 %, corrected for all pairs of the table"
+    found = [f"= not distinguishable from the row above, {corrected}"] if any(row.tied_above for row in rows) else []
     if max(row.runs for row in rows) == 1:
         found.append("One run a row: no intervals, and no row can be told from another; more rounds are needed.")
     names = _names(rows, others)
@@ -142,7 +143,30 @@ def notes(rows: Sequence[Row], others: Sequence[Row], place: Setting) -> list[st
             found.append(f"{names[row.cell]}: {row.runs} of {row.rounds} rounds{lost}")
     found += _declared(rows, names)
     doubts = [(names[row.cell], doubt) for row in (*rows, *others) for doubt in row.doubts]
-    return found + _doubts(doubts, names) + list(place.notes)
+    return found + _slowed(rows, names) + _too_few(rows, names) + _doubts(doubts, names) + list(place.notes)
+
+
+def _slowed(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    slow = [
+        f"{names[row.cell]} ({numbers.percent_interval(minus_one(row.step_ratio))})"
+        for row in rows
+        if row.step_ratio and row.slowed
+    ]
+    return [f"Slowed step: beside loading the model itself takes longer than alone: {', '.join(slow)}."] if slow else []
+
+
+def _too_few(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    """After pyperf: no verdict that the data can't carry, and what would carry it."""
+    few = [f"{names[row.cell]} {rounds_needed(row.rounds_needed)}" for row in rows if row.rounds_needed]
+    if not few:
+        return []
+    what = f"Too few rounds for so wide a spread to tell a difference of {100 * DIFFERENCE:g} % from the fastest format"
+    return [f"{what}; rounds that a new experiment would need: {', '.join(few)} (power 90 %)."]
+
+
+def rounds_needed(count: int) -> str:
+    """A number of rounds that a new experiment would need; an estimate, since the spread is one."""
+    return f"over {MOST_ROUNDS:,}" if count >= MOST_ROUNDS else f"about {count:,}"
 
 
 def _names(rows: Sequence[Row], others: Sequence[Row]) -> dict[Cell, str]:
@@ -203,68 +227,3 @@ def _unequal(doubts: Sequence[tuple[str, Doubt]], names: Mapping[Cell, str]) -> 
         rounds = max(doubt.value for doubt in differing)
         lines.append(f"Unequal work: {name} had {what} than {against} (rounds that differ: {rounds:.0f}).")
     return lines
-
-
-def verdict(rows: Sequence[Row]) -> str:
-    """What the group says in plain words, and no more than its runs can carry."""
-    ran = [row for row in rows if row.epoch is not None and not row.bound]
-    formats = [row for row in ran if row.equal_work]
-    if not formats:
-        return (
-            "All storage formats did unequal work, or declare a difference: no verdict."
-            if ran
-            else "No storage format ran here: no verdict."
-        )
-    names = labels(row.cell for row in rows)
-    best = formats[0]
-    if best.runs == 1:
-        return f"One run only: {names[best.cell]} was the fastest in it, but one run has no interval, so nothing is decided."
-    parts = [_limited(best, names[best.cell]), _ranking(best, rows, names), _advice(best, formats, names)]
-    parts += _left_out(ran, names)
-    return " ".join(part for part in parts if part)
-
-
-def _left_out(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
-    declared = [names[row.cell] for row in ran if row.declared]
-    unequal = [names[row.cell] for row in ran if not row.declared and not row.equal_work]
-    why = (("unequal work", unequal), ("declared differences", declared))
-    return [f"Left out, because of {reason}: {', '.join(rows)}." for reason, rows in why if rows]
-
-
-def _limited(best: Row, name: str) -> str:
-    if best.cell.mode != "train":
-        return ""
-    cost = best.cost
-    if cost is None or cost.low is None or cost.high is None:
-        return "Without paired compute runs it is not known what limits training."
-    share = f"{numbers.percent_interval(cost)} of an epoch"
-    figure = f"the best loader, {name}, costs " + (f"nothing measurable ({share})" if cost.mean <= 0 else share)
-    if cost.high <= COMPUTE_BOUND:
-        return f"Training is limited by the model here: {figure}."
-    if cost.low > COMPUTE_BOUND:
-        return f"Training is limited by loading here: even {figure}."
-    return f"The evidence is too thin to say what limits training: {figure}."
-
-
-def _ranking(best: Row, rows: Sequence[Row], names: Mapping[Cell, str]) -> str:
-    ties = [names[row.cell] + (" (RAM, a bound)" if row.bound else "") for row in rows if row.tied_best and row.equal_work]
-    speed = "" if best.cell.mode == "train" else f", {numbers.rate(best.images_per_second)} images/s"
-    return f"Fastest: {names[best.cell]}{speed}" + (f"; not distinguishable from it: {', '.join(ties)}." if ties else ".")
-
-
-def _advice(best: Row, formats: Sequence[Row], names: Mapping[Cell, str]) -> str:
-    """The format to use: of those whose training can't be told from the fastest's, the one that loads fastest by itself."""
-    if any(doubt.kind == "spread" for row in formats for doubt in row.doubts):
-        return "Runs spread over 10 % of their mean: repeat it on a quiet machine before relying on this."
-    if best.runs <= _FEW_RUNS:
-        return "Two runs leave wide intervals: a new experiment of more rounds would tell more rows apart."
-    ties = [row for row in formats if row.tied_best]
-    chosen = max([best, *ties], key=lambda row: row.load_images_per_second or 0.0)
-    others = [names[row.cell] for row in [best, *ties] if row is not chosen]
-    why = "" if chosen is best else ", which of these loads fastest by itself"
-    equal = f"; {_listed(others)} {'is its equal' if len(others) == 1 else 'are its equals'} in training" if others else ""
-    return f"For this data and machine use {names[chosen.cell]}{why}{equal}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

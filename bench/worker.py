@@ -27,6 +27,7 @@ import torch
 
 from bench import shuffle
 from bench.experiment import Cell
+from bench.planted import PlantedStore
 from bench.record import Epoch
 from datasets.errors import LoadstoneError
 from loaders import order
@@ -105,6 +106,8 @@ def run(job: Job, tell: Tell) -> dict[str, Any]:
     prepare_torch(job.threads, device)
     cell, recipe = job.cell, protocol(job.cell.protocol)
     store = open_store(job.root, path=cell.path, server=job.server)
+    if cell.planted:
+        store = PlantedStore(store, cell.planted)
     found: dict[str, Any] = {"threads": job.threads, "device": job.device}
     with _loader(store, cell, recipe, job) as batches:
         found |= _identity(batches)

@@ -248,10 +248,10 @@ def verify(store: Store, progress: Progress = lambda _: None) -> None:
 
 def _read_back(reader: Reader[object], progress: Progress) -> SplitManifest:
     digest = ContentDigest()
-    labels = reader.labels
     for start in range(0, len(reader), 256):
         indices = np.arange(start, min(start + 256, len(reader)))
-        for index, payload in zip(indices, reader.payloads(indices), strict=True):
-            digest.add(int(labels[index]), payload)
+        payloads = reader.payloads(indices)
+        for label, payload in zip(reader.labels_at(indices), payloads, strict=True):
+            digest.add(int(label), payload)
         progress(len(indices))
     return digest.manifest()

@@ -11,8 +11,9 @@ from psycopg import Connection, adapt, pq
 # One dimension: count of dimensions, whether there are nulls, the elements' type, their count, the first index; then
 # length and value of each element. Source: array_send in PostgreSQL's src/backend/utils/adt/arrayfuncs.c.
 _HEAD = struct.Struct(">iiiii")
-_INT8, _INT8_ARRAY, _INT4_ARRAY = 20, 1016, 1007
+_INT8, _INT8_ARRAY, _INT4_ARRAY, _TID = 20, 1016, 1007, 27
 _INT8_ELEMENT = np.dtype([("bytes", ">i4"), ("value", ">i8")])
+_TID_ELEMENT = np.dtype([("bytes", ">i4"), ("page", ">u4"), ("item", ">u2")])
 _INT4_ELEMENT = np.dtype([("bytes", ">i4"), ("value", ">i4")])
 
 
@@ -22,14 +23,26 @@ def adapt_arrays(connection: Connection[tuple[object, ...]]) -> None:
     connection.adapters.register_loader(_INT4_ARRAY, _Int32Loader)
 
 
+def bigint_array(numbers: npt.NDArray[np.int64]) -> bytes:
+    """Numbers (n,) as ``bigint[]``."""
+    elements = np.empty(len(numbers), _INT8_ELEMENT)
+    elements["bytes"], elements["value"] = 8, numbers
+    return _HEAD.pack(1, 0, _INT8, len(numbers), 1) + elements.tobytes()
+
+
+def tid_array(pages: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> bytes:
+    """Places of rows, pages (n,) from 0 and items (n,) from 1, as ``tid[]``."""
+    elements = np.empty(len(pages), _TID_ELEMENT)
+    elements["bytes"], elements["page"], elements["item"] = 6, pages, items
+    return _HEAD.pack(1, 0, _TID, len(pages), 1) + elements.tobytes()
+
+
 class _Int64Dumper(adapt.Dumper):
     format = pq.Format.BINARY
     oid = _INT8_ARRAY
 
     def dump(self, obj: npt.NDArray[np.int64]) -> bytes:
-        elements = np.empty(len(obj), _INT8_ELEMENT)
-        elements["bytes"], elements["value"] = 8, obj
-        return _HEAD.pack(1, 0, _INT8, len(obj), 1) + elements.tobytes()
+        return bigint_array(obj)
 
 
 class _Int32Loader(adapt.Loader):

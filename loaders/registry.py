@@ -42,6 +42,7 @@ BACKENDS = {
     "hdf5": Entry("loaders.backends.hdf5:Hdf5Store", "one HDF5 file, contiguous; hdf5:offset or hdf5:h5py names the path"),
     "hdf5_chunked": Entry("loaders.backends.hdf5:Hdf5ChunkedStore", "one HDF5 file, a chunk a picture"),
     "hdf5_gzip": Entry("loaders.backends.hdf5:Hdf5GzipStore", "one HDF5 file, a gzip chunk a picture"),
+    "hdf5_gzip64k": Entry("loaders.backends.hdf5:Hdf5Gzip64kStore", "one HDF5 file, gzip chunks of 64 KiB, many pictures each"),
     "imagefolder": Entry(
         "loaders.peers.torchvision:ImageFolderStore", "torchvision's ImageFolder and a DataLoader, as people write it"
     ),

@@ -180,6 +180,14 @@ class Reader(ABC, Generic[Handle]):
     @abstractmethod
     def path_taken(self) -> str: ...
 
+    def labels_at(self, indices: Indices) -> Labels:
+        """The labels of a batch: int64 (B,). Ask for those of the batch that was just read: they may have come with it."""
+        return np.asarray(self.labels[indices], dtype=np.int64)
+
+    def sizes_at(self, indices: Indices) -> Sizes:
+        """The sizes of a batch: int32 (B, 2), (height, width) in pixels; likewise."""
+        return np.asarray(self.sizes[indices], dtype=np.int32)
+
     @abstractmethod
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
         """The payloads at ``indices``, in that order; valid until the next call or ``close``.
@@ -206,17 +214,18 @@ class Reader(ABC, Generic[Handle]):
         Source: one call a batch, after torch.utils.data's ``__getitems__``.
         """
         payloads = self.payloads(indices)
+        sizes = self.sizes_at(indices) if self.content.shape is None else None
         for row, index in enumerate(indices):
             try:
-                self._fill(payloads[row], int(index), out[row], draws)
+                self._fill(payloads[row], int(index), None if sizes is None else sizes[row], out[row], draws)
             except codec.UndecodableError as error:
                 raise SampleCorrupt(self.store.root, self.split, int(index), str(error)) from error
 
-    def _fill(self, payload: Buffer, index: int, out: Pixels, draws: Draws) -> None:
-        if self.content.shape is not None:
+    def _fill(self, payload: Buffer, index: int, size: Sizes | None, out: Pixels, draws: Draws) -> None:
+        if size is None:
             codec.decode_into(self.content.codec, payload, out)
             return
-        height, width = self.sizes[index]
+        height, width = size
         picture = codec.decode(self.content.codec, payload, int(height), int(width), self.content.channels)
         sizing.fit(picture, index, draws, out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from datasets.errors import SampleCorrupt, StoreCorrupt
 from loaders.backends.mmap import Payloads, arrange
 from loaders.codec import Buffer, Pixels
+from loaders.hdf5_chunks import ChunkDamagedError, Chunks
 from loaders.manifest import CodecName
 from loaders.mapping import check_bounds, gather, map_bytes
 from loaders.order import Draws, Indices
@@ -39,6 +41,8 @@ class Hdf5Store(Store):
     name = "hdf5"
     paths: ClassVar[tuple[str, ...]] = ("offset", "h5py")
     layout: ClassVar[dict[str, Any]] = {}
+    chunk_bytes: ClassVar[int] = 0
+    """Of a chunk of pictures, about; 0 is one picture."""
 
     @property
     def file(self) -> Path:
@@ -80,14 +84,16 @@ class Hdf5Store(Store):
     def _write_records(self, group: h5py.Group, split: str, samples: Iterator[Sample]) -> list[tuple[int, int, int]]:
         assert self.content.shape is not None
         shape = (self.content.counts[split], *self.content.shape)
-        chunks = {"chunks": (1, *self.content.shape), **self.layout} if self.layout else {}
+        rows = min(max(1, self.chunk_bytes // max(1, math.prod(self.content.shape))), shape[0])
+        chunks = {"chunks": (rows, *self.content.shape), **self.layout} if self.layout else {}
         images = group.create_dataset("images", shape=shape, dtype=np.uint8, **chunks)
         meta: list[tuple[int, int, int]] = []
         slab: list[Pixels] = []
         for sample in samples:
             meta.append((sample.label, sample.height, sample.width))
             slab.append(np.frombuffer(sample.payload, np.uint8).reshape(self.content.shape))
-            if len(slab) * slab[0].nbytes >= _SLAB_BYTES:
+            # Whole chunks: without a cache a part of one would be compressed twice.
+            if len(slab) * slab[0].nbytes >= _SLAB_BYTES and len(slab) % rows == 0:
                 _write_slab(images, len(meta), slab)
         _write_slab(images, len(meta), slab)
         return meta
@@ -111,18 +117,19 @@ class Hdf5Store(Store):
         return meta
 
     def reader(self, split: str) -> Reader[Any]:
-        """By the contiguous data's offset where there is any and h5py was not asked for; else by h5py."""
+        """By the fastest path that the file's layout allows, unless another was asked for."""
         if self.path == "h5py":
             return H5pyReader(self, split)
-        if self._place(split) is None:
-            self.refuse_path("offset", "its data is in chunks")
-            return H5pyReader(self, split)
-        return OffsetReader(self, split)
-
-    def _place(self, split: str) -> int | None:
         with self.open() as file:
-            offset: int | None = _data(self, file, split).id.get_offset()
-        return offset
+            data = _data(self, file, split)
+            contiguous, readable = data.id.get_offset() is not None, Chunks.readable(data)
+        if contiguous:
+            return OffsetReader(self, split)
+        if readable and "chunks" in self.paths:
+            return ChunkReader(self, split)
+        self.refuse_path("offset", "its data is in chunks")
+        self.refuse_path("chunks", "its chunks are cut or compressed otherwise than by gzip")
+        return H5pyReader(self, split)
 
     def open(self) -> h5py.File:
         """The file, for reading.
@@ -147,7 +154,7 @@ class Hdf5ChunkedStore(Hdf5Store):
 
     name = "hdf5_chunked"
     codecs: ClassVar[tuple[CodecName, ...]] = ("raw",)
-    paths: ClassVar[tuple[str, ...]] = ("h5py",)
+    paths: ClassVar[tuple[str, ...]] = ("chunks", "h5py")
     layout: ClassVar[dict[str, Any]] = {"compression": None}
 
 
@@ -158,6 +165,13 @@ class Hdf5GzipStore(Hdf5ChunkedStore):
     layout: ClassVar[dict[str, Any]] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 
 
+class Hdf5Gzip64kStore(Hdf5GzipStore):
+    """The same with as many pictures to a chunk as fill 64 KiB: better packed, and worse to read at random."""
+
+    name = "hdf5_gzip64k"
+    chunk_bytes = 1 << 16
+
+
 def _data(store: Hdf5Store, file: h5py.File, split: str) -> h5py.Dataset:
     try:
         return file[split]["images" if store.content.record_bytes else "bytes"]
@@ -166,15 +180,18 @@ def _data(store: Hdf5Store, file: h5py.File, split: str) -> h5py.Dataset:
 
 
 class _Hdf5Columns(Reader[Any]):
-    """Labels, sizes and offsets: the file's own datasets, read at the first use."""
+    """Labels, sizes and offsets: the file's own datasets, mapped where they are contiguous, as we write them."""
 
     store: Hdf5Store
 
     def _column(self, name: str, length: int) -> Any:
         with self.store.open() as file:
             try:
-                column = file[self.split][name][:]
-            except (KeyError, OSError) as error:
+                data = file[self.split][name]
+                place = data.id.get_offset()
+                mapped = place is not None and data.dtype in (np.dtype("<i8"), np.dtype("<i4"))
+                column = np.memmap(self.store.file, data.dtype, "r", place, data.shape) if mapped else data[:]
+            except (KeyError, OSError, ValueError) as error:
                 raise StoreCorrupt(self.store.root, f"/{self.split}/{name} can't be read ({error})") from None
         if len(column) != length:
             raise StoreCorrupt(self.store.root, f"/{self.split}/{name} holds {len(column)} entries where {length} belong")
@@ -220,6 +237,65 @@ class OffsetReader(_Hdf5Columns):
             gather(self.handle.data, indices, out)
         else:
             super().read(indices, out, draws)
+
+
+class _OpenChunks(NamedTuple):
+    file: h5py.File
+    chunks: Chunks
+
+
+class ChunkReader(_Hdf5Columns):
+    """Reads each chunk that a batch lies in once, in the file's order, as it lies there."""
+
+    def _open(self) -> _OpenChunks:
+        file = self.store.open()
+        return _OpenChunks(file, Chunks(_data(self.store, file, self.split)))
+
+    def _close(self, handle: _OpenChunks) -> None:
+        handle.file.close()
+
+    @property
+    def path_taken(self) -> str:
+        return "chunks as they lie in the file"
+
+    def payloads(self, indices: Indices) -> Sequence[Buffer]:
+        check_bounds(indices, len(self))
+        offsets, chunks = self.offsets, self.handle.chunks
+        if offsets is None:
+            return list(self._records(indices, np.empty((len(indices), chunks.row_bytes), np.uint8)))
+        return [self._between(int(index), int(offsets[index]), int(offsets[index + 1])) for index in indices]
+
+    def _between(self, index: int, start: int, stop: int) -> Pixels:
+        """The bytes from ``start`` to ``stop``, of a dataset whose rows are bytes."""
+        rows = self.handle.chunks.rows
+        parts = [self._chunk(number, index)[:, 0] for number in range(start // rows, -(-stop // rows))]
+        joined = np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        place = start % rows
+        return joined[place : place + stop - start]
+
+    def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
+        record = self.content.record_bytes
+        if record is None:
+            super().read(indices, out, draws)
+            return
+        check_bounds(indices, len(self))
+        self._records(indices, out.reshape(len(indices), record))
+
+    def _records(self, indices: Indices, out: Pixels) -> Pixels:
+        number, rows = -1, self.handle.chunks.rows
+        for row in np.argsort(indices).tolist():
+            wanted, place = divmod(int(indices[row]), rows)
+            if wanted != number:
+                number, chunk = wanted, self._chunk(wanted, int(indices[row]))
+            out[row] = chunk[place]
+        return out
+
+    def _chunk(self, number: int, index: int) -> Pixels:
+        try:
+            chunk: Pixels = self.handle.chunks.read(number)
+        except ChunkDamagedError as error:
+            raise SampleCorrupt(self.store.root, self.split, index, f"its chunk can't be read ({error})") from error
+        return chunk
 
 
 class _Open(NamedTuple):

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, LiteralString, NamedTuple
+from typing import LiteralString
 
-import numpy as np
-import numpy.typing as npt
-import psycopg
 from psycopg import sql
 
-from datasets.errors import DatabaseError, SampleCorrupt, StoreCorrupt
 from datasets.source import SPLITS
 from loaders import postgres_install
-from loaders.codec import Buffer, Pixels
 from loaders.manifest import PARTIAL, Content
-from loaders.mapping import gather
-from loaders.order import Draws, Indices
-from loaders.postgres_arrays import adapt_arrays
 from loaders.postgres_connection import LOCK_SECONDS, Connection, connect, embedded_gone, said_plainly
+from loaders.postgres_reader import PostgresReader
 from loaders.postgres_server import find_running
-from loaders.store import Availability, Labels, Reader, Sample, Sizes, Store
+from loaders.store import Availability, Sample, Store
 
 # PostgreSQL keeps 63 bytes of a name. The longest one here is that of the index while packing.
 NAME_BYTES = 63
@@ -34,9 +26,6 @@ KEY = "_pkey"
 # A row has to fit a page of 8,192 bytes to stay whole in it: 24 bytes of page header, 4 of item pointer, 24 of row header,
 # 24 of numbers, 4 of the picture's length; rounded down.
 PLAIN_BYTES = 8000
-
-# Labels of so many rows are read at once: PostgreSQL makes no value of over 1 GB.
-COLUMN_ROWS = 2**20
 
 _CREATE = """
 CREATE TABLE {table} (
@@ -180,113 +169,3 @@ class PostgresStore(Store):
         with contextlib.closing(connect(dsn)) as connection, said_plainly(dsn, self.root):
             connection.execute(sql.SQL("SET lock_timeout = {}").format(f"{LOCK_SECONDS}s"))
             yield connection
-
-
-class Session(NamedTuple):
-    """An open connection, and the query that fetches a batch."""
-
-    dsn: str
-    connection: Connection
-    cursor: psycopg.Cursor[tuple[Any, ...]]
-    query: bytes
-
-
-class PostgresReader(Reader[Session]):
-    """Fetches the rows of a batch in one round trip, and puts them in the order asked for."""
-
-    def __init__(self, store: PostgresStore, split: str) -> None:
-        super().__init__(store, split)
-        self._postgres = store
-        self._first = store.offset(split)
-
-    def __del__(self) -> None:
-        # People drop readers rather than close them; psycopg warns of a connection that was only dropped.
-        with contextlib.suppress(AttributeError):
-            self.close()
-
-    def _open(self) -> Session:
-        dsn = self._postgres.dsn
-        connection = connect(dsn)
-        with said_plainly(dsn, self.store.root):
-            connection.execute("SET default_transaction_read_only = on")
-        adapt_arrays(connection)
-        query = sql.SQL("SELECT id, image FROM {} WHERE id = ANY(%s)").format(sql.Identifier(self._postgres.table))
-        return Session(dsn, connection, connection.cursor(binary=True), query.as_bytes(connection))
-
-    def _close(self, handle: Session) -> None:
-        handle.connection.close()
-
-    @property
-    def path_taken(self) -> str:
-        return f"= ANY, binary, {self._postgres.storage}"
-
-    @cached_property
-    def labels(self) -> Labels:
-        return self._columns("label")[0].astype(np.int64)
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        return np.stack(self._columns("height", "width"), axis=1)
-
-    def _columns(self, *names: str) -> list[npt.NDArray[np.int32]]:
-        """Columns of the split in the order of ``id``: int32 (n,) each."""
-        starts = range(0, len(self), COLUMN_ROWS)
-        parts = [self._column_parts(names, start, min(COLUMN_ROWS, len(self) - start)) for start in starts]
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-    def _column_parts(self, names: Sequence[str], start: int, rows: int) -> tuple[npt.NDArray[np.int32], ...]:
-        chosen = sql.SQL(", ").join(sql.SQL("array_agg({} ORDER BY id)").format(sql.Identifier(name)) for name in names)
-        table = sql.Identifier(self._postgres.table)
-        query = sql.SQL("SELECT {} FROM {} WHERE id >= %s AND id < %s").format(chosen, table)
-        first = self._first + start
-        with self._asking() as session:
-            found = session.cursor.execute(query, (first, first + rows)).fetchone()
-        if found is None or found[0] is None or len(found[0]) != rows:
-            count = len(found[0]) if found and found[0] is not None else 0
-            raise StoreCorrupt(self.store.root, f"{count} rows of {self.split} where {rows} belong, from {start} on")
-        return found
-
-    def payloads(self, indices: Indices) -> Sequence[Buffer]:
-        images, places = self._fetch(indices)
-        return [images[place] for place in places]
-
-    def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
-        record = self.content.record_bytes
-        if record is None:
-            super().read(indices, out, draws)
-            return
-        images, places = self._fetch(indices)
-        if set(map(len, images)) - {record}:
-            wrong = next(row for row, place in enumerate(places) if len(images[place]) != record)
-            what = f"{len(images[places[wrong]])} bytes where {record} belong"
-            raise SampleCorrupt(self.store.root, self.split, int(indices[wrong]), what)
-        # Joined once and put back by one np.take: the fastest of eight ways measured (docs/postgres.md).
-        gather(np.frombuffer(b"".join(images), np.uint8).reshape(len(images), record), places, out)
-
-    def _fetch(self, indices: Indices) -> tuple[Sequence[bytes], Indices]:
-        """The distinct pictures at ``indices``, and for each index which of them it is: int64 (B,)."""
-        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
-            raise IndexError(f"indices must be in [0, {len(self)})")
-        wanted = indices + self._first
-        with self._asking() as session:
-            rows = session.cursor.execute(session.query, (wanted,), prepare=True).fetchall()
-        found = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-        images = [row[1] for row in rows]
-        # An index scan hands rows over by id; other plans need not.
-        by_id = np.argsort(found, kind="stable")
-        places = np.searchsorted(found, wanted, sorter=by_id)
-        missing = np.append(found[by_id], -1)[places] != wanted
-        if missing.any():
-            raise SampleCorrupt(self.store.root, self.split, int(indices[missing.argmax()]), "its row is missing")
-        return images, by_id[places]
-
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[Session]:
-        """The session; its errors are said plainly, and leave it behind: the next read connects anew."""
-        session = self.handle
-        try:
-            with said_plainly(session.dsn, self.store.root):
-                yield session
-        except DatabaseError:
-            self.close()
-            raise

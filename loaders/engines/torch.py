@@ -28,7 +28,7 @@ class _Pictures(torch.utils.data.Dataset[Any]):
     def _read(self, epoch: int, indices: Indices) -> tuple[torch.Tensor, torch.Tensor]:
         out = np.empty((len(indices), *self.shape), np.uint8)
         self.reader.read(indices, out, Draws(self.seed, epoch, self.training))
-        return torch.from_numpy(out), torch.from_numpy(np.asarray(self.reader.labels[indices], dtype=np.int64))
+        return torch.from_numpy(out), torch.from_numpy(self.reader.labels_at(indices))
 
 
 class _ByBatch(_Pictures):

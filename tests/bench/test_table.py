@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench import latex, numbers, table, wording
 from bench.record import Record
-from bench.statistics import Interval
+from bench.stats import Interval
 from bench.summary import summary
 from bench.table import Table
 from bench.wording import Setting
@@ -94,10 +94,11 @@ def test_a_row_holds_its_figures(records: list[Record]) -> None:
     text = terminal(tables(records))
     hdf5 = next(line for line in text.splitlines() if line.startswith(" hdf5"))
     assert re.split(r"\s{2,}", hdf5.strip()) == [
-        "hdf5", "1.01 [1.00, 1.03] =", "9.00", "39.0 %", "0.370", "3.0 %", "1 % [0, 3]", "-", "147 MiB",
+        "hdf5", "1.01 [1.00, 1.03] =", "9.00", "39.0 %", "0.370", "3.0 %", "1 % [0, 3]", "99 %", "-", "147 MiB",
     ]  # fmt: skip
     mmap = next(line for line in text.splitlines() if line.startswith(" mmap"))
-    assert re.split(r"\s{2,}", mmap.strip())[6:8] == ["1.0 % [1.0, 1.0]", "1.0 k"]
+    assert re.split(r"\s{2,}", mmap.strip())[6:8] == ["1.0 % [1.0, 1.0]", "99 %"]
+    assert re.split(r"\s{2,}", mmap.strip())[8] == "1.0 k"
 
 
 def test_the_caption_says_what_was_timed_and_where(records: list[Record]) -> None:
@@ -311,3 +312,49 @@ def test_latex_compiles_and_fits_the_page(records: list[Record], tmp_path: Path)
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert told.returncode == 0, told.stdout
     assert "Overfull \\hbox" not in told.stdout
+
+
+def test_the_distance_to_memory_names_the_part_that_makes_it(make: MakeRecord) -> None:
+    """Of a tenth more, nine parts in ten are waiting; a distance that chance may make has no part."""
+    records = rounds(make, "memory", [1.00, 1.01, 1.02], wait=0.01) + rounds(make, "mmap", [1.10, 1.112, 1.12], wait=0.1)
+    records += rounds(make, "hdf5", [1.00, 1.03, 1.01], wait=0.02)
+    found = tables(records)[0]
+    place = [" ".join(column.title) for column in found.columns].index("over memory")
+    assert {line.cells[0]: line.cells[place] for line in found.lines} == {
+        "memory": "-",
+        "mmap": "+10 % wait",
+        "hdf5": "+0.3 %",
+    }
+
+
+def test_a_slowed_step_is_named_as_such(make: MakeRecord) -> None:
+    """Steps of 1.1 s beside two workers where the model alone takes 1 s: loading and model share the machine."""
+    records = rounds(make, "mmap", [1.15, 1.16, 1.17], wait=0.05, workers=2)
+    records += rounds(make, "memory", [1.0, 1.01, 1.02], mode="compute", wait=0.0)
+    found = tables(records)[0]
+    assert "Slowed step: beside loading the model itself takes longer than alone: mmap (9.9 % [9.7, 10.1])." in found.notes
+    assert "Beside mmap the model's own steps take 9.9 % [9.7, 10.1] longer than alone" in found.verdict
+    calm = rounds(make, "mmap", [1.05, 1.06, 1.07], wait=0.05) + records[3:]
+    assert not any("Slowed" in note for note in tables(calm)[0].notes)
+
+
+def test_too_few_rounds_say_how_many_a_new_experiment_needs(make: MakeRecord) -> None:
+    """Ratios that spread by some per cent tell no 5 %; ratios that hardly spread need no more rounds."""
+    wide = rounds(make, "mmap", [1.0, 1.0, 1.0]) + rounds(make, "hdf5", [0.97, 1.01, 1.05])
+    (note,) = (note for note in tables(wide)[0].notes if note.startswith("Too few rounds"))
+    assert re.search(r"rounds that a new experiment would need: hdf5 about \d+ \(power 90 %\)\.$", note)
+    narrow = rounds(make, "mmap", [1.0, 1.01, 1.02]) + rounds(make, "hdf5", [1.0001, 1.01, 1.0201])
+    assert not any(note.startswith("Too few rounds") for note in tables(narrow)[0].notes)
+
+
+def test_a_table_too_wide_for_a_terminal_leaves_spare_columns_to_the_files(make: MakeRecord) -> None:
+    """What is left out is said; the Markdown table holds it."""
+    names = ("image_folder_of_a_peer", "hdf5_chunked_and_gzipped")
+    records = [record for name in names for record in rounds(make, name, [1.0, 1.2, 1.3], workers=len(name) % 5)]
+    records += rounds(make, "memory", [1.0, 1.1, 1.2]) + rounds(make, "memory", [0.9, 1.0, 1.1], mode="compute")
+    found = tables(records)
+    text = terminal(found)
+    assert max(map(len, text.splitlines())) <= 118
+    assert "epoch s  accuracy" not in text
+    assert "Left out for width, and in table.md: first epoch s." in text
+    assert "first epoch s" in table.to_markdown(found)

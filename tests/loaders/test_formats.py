@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -13,8 +14,12 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
+from datasets.errors import PathRefused, SampleCorrupt
 from loaders.backends.hdf5 import Hdf5Store
-from loaders.pack import pack
+from loaders.codec import Pixels
+from loaders.hdf5_chunks import Chunks
+from loaders.order import Draws
+from loaders.pack import open_store, pack
 from tests.loaders.sources import CLASSES, Expected, decoded, expected
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
@@ -124,6 +129,75 @@ def test_h5py_reads_pictures_of_differing_sizes(backend: str, form: str, tmp_pat
         held = data[offsets[index] : offsets[index + 1]]
         found = decoded(held.tobytes(), 3) if wanted.codec == "jpeg" else held.reshape(pixels.shape)
         assert (found == pixels).all()
+
+
+def test_many_pictures_share_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 64 KiB hold as many pictures as fill them, the last one fewer; each is read once a batch."""
+    monkeypatch.setattr("loaders.backends.hdf5._SLAB_BYTES", 40_000)  # less than a chunk: none is written in two parts
+    wanted = expected("raw", size=(32, 32), counts={"train": 50, "val": 3})
+    store = pack(wanted.source, "hdf5_gzip64k", tmp_path)
+    with h5py.File(store.root / "store.h5") as file:
+        assert (file["/train/images"][:] == np.stack(wanted.pictures["train"])).all()
+        assert [file[f"/{split}/images"].chunks for split in ("train", "val")] == [(21, 32, 32, 3), (3, 32, 32, 3)]
+    read: list[int] = []
+    original = Chunks.read
+
+    def noted(chunks: Chunks, number: int) -> Pixels:
+        read.append(number)
+        return original(chunks, number)
+
+    monkeypatch.setattr(Chunks, "read", noted)
+    with contextlib.closing(store.reader("train")) as reader:
+        indices = np.array([49, 0, 20, 49, 21, 41])
+        out = np.empty((6, 32, 32, 3), np.uint8)
+        reader.read(indices, out, Draws(seed=0, epoch=0, training=False))
+    assert (out == np.stack(wanted.pictures["train"])[indices]).all()
+    assert read == [0, 1, 2]
+
+
+def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
+    """A chunk that zlib refuses is an error with the sample's index."""
+    wanted, _ = FORMS["raw"]
+    store = pack(wanted.source, "hdf5_gzip", tmp_path)
+    with h5py.File(store.root / "store.h5", "r+") as file:
+        file["/train/images"].id.write_direct_chunk((4, 0, 0, 0), b"not zlib")
+    with contextlib.closing(store.reader("train")) as reader, pytest.raises(SampleCorrupt, match="sample 4 of train"):
+        reader.payloads(np.array([1, 4]))
+
+
+def test_a_chunk_whose_filters_were_left_out_is_read(tmp_path: Path) -> None:
+    """HDF5 may store a chunk without compressing it, and says so in the chunk's mask."""
+    wanted, _ = FORMS["raw"]
+    store = pack(wanted.source, "hdf5_gzip", tmp_path)
+    with h5py.File(store.root / "store.h5", "r+") as file:
+        file["/train/images"].id.write_direct_chunk((4, 0, 0, 0), wanted.payloads["train"][4], filter_mask=0b11)
+    with contextlib.closing(store.reader("train")) as reader:
+        assert bytes(reader.payloads(np.array([4]))[0]) == wanted.payloads["train"][4]
+
+
+def test_other_filters_are_left_to_h5py_by_name(tmp_path: Path) -> None:
+    """A file that was compressed otherwise is read by h5py, which path_taken says; asked for by name, chunks are refused."""
+    wanted, _ = FORMS["raw"]
+    store = pack(wanted.source, "hdf5_gzip", tmp_path)
+    with h5py.File(store.root / "store.h5", "r+") as file:
+        pictures = file["/train/images"][:]
+        del file["/train/images"]
+        file.create_dataset("/train/images", data=pictures, chunks=(1, *pictures.shape[1:]), compression="lzf")
+    with contextlib.closing(open_store(store.root).reader("train")) as reader:
+        assert reader.path_taken == "h5py"
+        assert bytes(reader.payloads(np.array([4]))[0]) == wanted.payloads["train"][4]
+    with pytest.raises(PathRefused, match="compressed otherwise"):
+        open_store(store.root, path="chunks").reader("train")
+
+
+@pytest.mark.parametrize("backend", ["hdf5", "hdf5_chunked"])
+def test_columns_are_mapped_not_read(backend: str, tmp_path: Path) -> None:
+    """Labels, sizes and offsets stay in the file until they are looked at."""
+    store = pack(FORMS["raw-differing"][0].source, backend, tmp_path)
+    with contextlib.closing(store.reader("train")) as reader:
+        assert isinstance(reader.labels, np.memmap)
+        assert isinstance(reader.sizes, np.memmap)
+        assert isinstance(reader.offsets, np.memmap)  # type: ignore[attr-defined]
 
 
 def test_more_than_a_slab_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from datasets.errors import DataError, PathRefused, SampleCorrupt, StoreCorrupt
@@ -60,9 +61,8 @@ def test_parquet_s_table_gives_way_where_memory_is_short(tmp_path: Path, monkeyp
     """It falls back to row groups and says so; asked for by name, it refuses."""
     store = packed("parquet", tmp_path)
     assert "table" in store.reader("train").path_taken
-    from loaders.peers import parquet
 
-    monkeypatch.setattr(parquet.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=100))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=100))
     assert "groups" in store.reader("train").path_taken
     with pytest.raises(PathRefused, match="free memory"):
         open_store(store.root, path="table").reader("train")

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import psycopg
 import pytest
 from PIL import Image
@@ -25,13 +26,15 @@ from psycopg.conninfo import make_conninfo
 
 from datasets.errors import DatabaseError, SampleCorrupt, StoreCorrupt
 from loaders import postgres_install
-from loaders.backends.postgres import NAME_BYTES, PostgresReader, PostgresStore, table_name
+from loaders.backends.postgres import NAME_BYTES, PostgresStore, table_name
 from loaders.codec import Pixels
 from loaders.manifest import CodecName, Content
 from loaders.order import Draws
 from loaders.postgres_connection import connect, describe
 from loaders.postgres_install import Account
+from loaders.postgres_reader import PostgresReader
 from loaders.postgres_server import EmbeddedServer
+from loaders.postgres_wire import Rows, Wire
 from loaders.store import Sample
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -177,6 +180,26 @@ def reader(store: PostgresStore) -> Iterator[PostgresReader]:
         yield made
 
 
+class Backwards(Wire):
+    """Hands over the rows of another one in the opposite order."""
+
+    def __init__(self, other: Wire) -> None:
+        self._other = other
+
+    def close(self) -> None:
+        self._other.close()
+
+    def ask(self, array: bytes, most: int) -> Rows:
+        return self._other.ask(array, most)[::-1]
+
+
+def read(reader: PostgresReader, indices: npt.NDArray[np.int64]) -> Pixels:
+    """The raw pictures of a batch."""
+    out = np.empty((len(indices), 8, 8, 3), np.uint8)
+    reader.read(indices, out, DRAWS)
+    return out
+
+
 def read_until_it_fails(reader: PostgresReader) -> None:
     for _ in range(200):
         reader.payloads(np.array([0]))
@@ -210,12 +233,31 @@ def test_raw_pictures_fill_the_batch(dsn: str, shape: tuple[int, int, int]) -> N
         out = np.empty((6, *shape), np.uint8)
         reader.read(indices, out, DRAWS)
         assert (out == np.stack(pictures(shape, "train"))[indices]).all()
-        assert reader.path_taken == f"= ANY, binary, {'PLAIN' if shape[0] == 8 else 'EXTERNAL'}"
+        storage = "PLAIN" if shape[0] == 8 else "EXTERNAL"
+        assert reader.path_taken == f"ctid = ANY, rows off the socket, {storage}; a single row by id"
+        assert reader.labels_at(indices).tolist() == [samples(content, "train")[index].label for index in indices]
 
 
 def test_an_empty_batch_is_read(reader: PostgresReader) -> None:
     """No indices, no rows, no error."""
-    assert list(reader.payloads(np.empty(0, np.int64))) == []
+    none = np.empty(0, np.int64)
+    assert list(reader.payloads(none)) == []
+    assert read(reader, none).shape == (0, 8, 8, 3)
+    assert reader.labels_at(none).shape == (0,)
+
+
+def test_a_batch_cut_short_leaves_no_rows_for_the_next(reader: PostgresReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an interrupt amid an answer, the next batch is its own: the connection with the rest of that answer is left."""
+
+    def interrupted(wire: Wire) -> int:
+        raise KeyboardInterrupt
+
+    indices = np.array([4, 9])
+    with monkeypatch.context() as patched:
+        patched.setattr(Wire, "_receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read(reader, indices)
+    assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "val"))[indices]).all()
 
 
 @pytest.mark.parametrize("index", [-1, 20])
@@ -227,16 +269,21 @@ def test_an_index_outside_the_split_is_refused(reader: PostgresReader, index: in
 
 def test_order_holds_whatever_the_plan(reader: PostgresReader) -> None:
     """Rows that the server hands over in an order of its own are put back all the same."""
-    query = reader.handle.query + b" ORDER BY md5(id::text)"
-    reader._handle = reader.handle._replace(query=query)
+    query = reader.handle.batch + b" ORDER BY md5(id::text)"
+    reader._handle = reader.handle._replace(batch=query)
     indices = np.array([3, 19, 0, 3, 11])
     wanted = samples(RAW, "val")
     assert [bytes(payload) for payload in reader.payloads(indices)] == [wanted[i].payload for i in indices]
+    wire = reader.handle.wire
+    assert wire is not None
+    reader._handle = reader.handle._replace(wire=Backwards(wire))
+    assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "val"))[indices]).all()
+    assert reader.labels_at(indices).tolist() == [wanted[i].label for i in indices]
 
 
 def test_columns_are_read_in_parts(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels of more rows than fit one answer are joined in order."""
-    monkeypatch.setattr("loaders.backends.postgres.COLUMN_ROWS", 7)
+    monkeypatch.setattr("loaders.postgres_reader.COLUMN_ROWS", 7)
     with contextlib.closing(store.reader("train")) as reader:
         assert reader.labels.tolist() == [sample.label for sample in samples(RAW, "train")]
 
@@ -395,9 +442,59 @@ def test_a_row_of_another_length_is_named(reader: PostgresReader, embedded: Embe
     """A raw picture of too few bytes is an error with its index, never a shifted batch."""
     with connect(embedded.dsn) as connection:
         connection.execute(f"UPDATE {store.table} SET image = '\\x00' WHERE id = 54".encode())
-    with pytest.raises(SampleCorrupt, match="1 bytes where 192 belong") as caught:
+    with pytest.raises(SampleCorrupt, match="1 bytes where 8 x 8 x 3 belong") as caught:
         reader.read(np.array([1, 4]), np.empty((2, 8, 8, 3), np.uint8), DRAWS)
     assert caught.value.index == 4
+
+
+def test_rows_that_were_moved_are_read_by_id(reader: PostgresReader, embedded: EmbeddedServer, store: PostgresStore) -> None:
+    """A row that lies elsewhere since it was updated is found all the same, and path_taken says how from then on."""
+    indices = np.array([7, 2, 19, 2])
+    wanted = np.stack(pictures((8, 8, 3), "val"))[indices]
+    assert reader.path_taken.startswith("ctid = ANY")
+    with connect(embedded.dsn) as connection:
+        connection.execute(f"UPDATE {store.table} SET label = 1 - label WHERE id = 52".encode())
+    for _ in range(2):
+        assert (read(reader, indices) == wanted).all()
+        assert reader.path_taken.startswith("id = ANY, rows off the socket")
+    assert reader.labels_at(indices)[1] == 1 - samples(RAW, "val")[2].label
+
+
+def test_rows_out_of_order_are_read_by_id(embedded: EmbeddedServer, store: PostgresStore) -> None:
+    """A table whose rows lie otherwise than one after another is never read by their places."""
+    with connect(embedded.dsn) as connection:
+        connection.execute(f"CREATE TABLE other AS SELECT * FROM {store.table} ORDER BY md5(id::text)".encode())
+        connection.execute(f"DELETE FROM {store.table}".encode())
+        connection.execute(f"INSERT INTO {store.table} SELECT * FROM other".encode())
+        connection.execute("DROP TABLE other")
+    indices = np.array([41, 0, 49, 7])
+    with contextlib.closing(store.reader("train")) as reader:
+        assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "train"))[indices]).all()
+
+
+def test_an_encrypted_connection_is_read_by_psycopg(reader: PostgresReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are not looked for on a socket that carries something else, and path_taken says what serves them."""
+    monkeypatch.setattr("loaders.postgres_reader.speaks_plainly", lambda _: False)
+    indices = np.array([7, 2, 19, 2])
+    assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "val"))[indices]).all()
+    assert reader.path_taken == "id = ANY, binary rows by psycopg, PLAIN; a single row by id"
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), None])
+def test_numbers_of_a_batch_are_asked_for_by_the_batch(
+    embedded: EmbeddedServer, shape: tuple[int, int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels and sizes of any batch, read before or not, come without those of the whole split."""
+    monkeypatch.setattr(PostgresReader, "_columns", None)
+    content = content_of("raw", shape)
+    with packed(embedded.dsn, content) as store, contextlib.closing(store.reader("train")) as reader:
+        wanted = samples(content, "train")
+        for indices in (np.array([5, 49, 5]), np.array([3])):
+            reader.payloads(np.array([1, 2]))
+            assert reader.labels_at(indices).tolist() == [wanted[i].label for i in indices]
+            assert reader.sizes_at(indices).tolist() == [[wanted[i].height, wanted[i].width] for i in indices]
+            assert reader.labels_at(indices).dtype == np.int64
+            assert reader.sizes_at(indices).dtype == np.int32
 
 
 def test_a_missing_table_says_to_pack_again(reader: PostgresReader, store: PostgresStore, embedded: EmbeddedServer) -> None:
@@ -405,8 +502,11 @@ def test_a_missing_table_says_to_pack_again(reader: PostgresReader, store: Postg
     reader.payloads(np.array([0]))
     with connect(embedded.dsn) as connection:
         connection.execute(f"DROP TABLE {store.table}".encode())
-    with pytest.raises(DatabaseError, match=r'embedded server: relation "loadstone_.*" does not exist; pack the store again'):
+    said = r'embedded server: relation "loadstone_.*" does not exist; pack the store again'
+    with pytest.raises(DatabaseError, match=said):
         reader.payloads(np.array([0]))
+    with pytest.raises(DatabaseError, match=said):
+        read(reader, np.array([0, 1]))
 
 
 def test_a_cut_connection_is_an_error_and_then_mended(reader: PostgresReader, embedded: EmbeddedServer) -> None:
@@ -418,6 +518,19 @@ def test_a_cut_connection_is_an_error_and_then_mended(reader: PostgresReader, em
         read_until_it_fails(reader)
     assert "\n" not in str(caught.value)
     assert bytes(reader.payloads(np.array([2]))[0]) == samples(RAW, "val")[2].payload
+
+
+def test_a_connection_cut_between_batches_is_an_error_and_then_mended(reader: PostgresReader, embedded: EmbeddedServer) -> None:
+    """The same where rows are taken off the socket: the server's own words, in one line."""
+    indices = np.array([0, 1])
+    read(reader, indices)
+    with connect(embedded.dsn) as connection:
+        pid = reader.handle.connection.info.backend_pid
+        connection.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+    with pytest.raises(DatabaseError, match="embedded server: ") as caught:
+        read(reader, indices)
+    assert "\n" not in str(caught.value)
+    assert (read(reader, indices) == np.stack(pictures((8, 8, 3), "val"))[indices]).all()
 
 
 def test_a_server_killed_midway_is_an_error() -> None:

@@ -1,0 +1,310 @@
+"""Intervals and comparisons."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import stats
+from bench.stats import Interval
+
+SECONDS = st.lists(st.floats(0.01, 1e4), min_size=2, max_size=12)
+
+
+def test_the_mean_of_three_has_the_interval_of_the_textbook() -> None:
+    """For 1, 2, 3 the deviation is 1, and Student's 97.5 % quantile for 2 degrees of freedom is 4.3027."""
+    found = stats.mean_interval([1.0, 2.0, 3.0])
+    assert found.mean == pytest.approx(2.0)
+    assert found.low == pytest.approx(2 - 4.30265 / math.sqrt(3), abs=1e-4)
+    assert found.high == pytest.approx(2 + 4.30265 / math.sqrt(3), abs=1e-4)
+    assert found.n == 3
+
+
+def test_a_lower_level_gives_a_narrower_interval() -> None:
+    """At 90 % the quantile for 2 degrees of freedom is 2.9200."""
+    found = stats.mean_interval([1.0, 2.0, 3.0], level=0.90)
+    assert found.half_width == pytest.approx(2.9200 / math.sqrt(3), abs=1e-4)
+
+
+def test_one_run_has_no_interval_and_decides_nothing() -> None:
+    """With one value there is a mean and nothing more, in every function."""
+    for found in (
+        stats.mean_interval([3.0]),
+        stats.ratio_interval([3.0], [2.0]),
+        stats.cost_interval([2.0], [3.0]),
+    ):
+        assert (found.low, found.high, found.half_width, found.n) == (None, None, None, 1)
+        assert found.excludes(0.0) is None
+    assert stats.distinguishable([3.0], [2.0]) is None
+    assert stats.distinguishable([], []) is None
+    assert stats.variation([3.0]) is None
+
+
+def test_no_values_are_refused() -> None:
+    """There is no mean of nothing and no deviation of one."""
+    with pytest.raises(ValueError, match="no values"):
+        stats.mean_interval([])
+    with pytest.raises(ValueError, match="deviation of 1"):
+        stats.deviation([1.0])
+
+
+def test_a_ratio_is_the_geometric_mean_of_the_pairs() -> None:
+    """Ratios 2 and 8 have the geometric mean 4; their logarithms' interval is hand-computed."""
+    found = stats.ratio_interval([2.0, 8.0], [1.0, 1.0])
+    half = 12.7062 * (math.log(4) / math.sqrt(2)) / math.sqrt(2)
+    assert found.mean == pytest.approx(4.0)
+    assert found.low == pytest.approx(math.exp(math.log(4) - half), rel=1e-4)
+    assert found.high == pytest.approx(math.exp(math.log(4) + half), rel=1e-4)
+
+
+def test_a_ratio_of_unequal_lengths_is_refused() -> None:
+    """Pairs are pairs."""
+    with pytest.raises(ValueError, match="shorter"):
+        stats.ratio_interval([1.0, 2.0], [1.0])
+
+
+def test_the_loading_cost_is_what_compute_leaves() -> None:
+    """Compute 0.9 of train in every round costs a tenth, exactly."""
+    found = stats.cost_interval([0.9, 1.8, 2.7], [1.0, 2.0, 3.0])
+    assert found.mean == pytest.approx(0.1)
+    assert found.low == pytest.approx(0.1)
+    assert found.high == pytest.approx(0.1)
+
+
+def test_a_cost_and_its_utilisation_are_complements() -> None:
+    """The bounds change places."""
+    cost = stats.cost_interval([0.9, 0.8, 0.85], [1.0, 1.0, 1.0])
+    use = stats.complement(cost)
+    assert cost.low is not None
+    assert cost.high is not None
+    assert use.mean == pytest.approx((0.9 * 0.8 * 0.85) ** (1 / 3))
+    assert use.low == pytest.approx(1 - cost.high)
+    assert use.high == pytest.approx(1 - cost.low)
+
+
+def test_pairing_finds_what_drift_hides() -> None:
+    """Rounds differ by far more than the rows, and still every round says 1 %."""
+    slow, fast = [1.01, 2.021, 4.04, 8.079], [1.0, 2.0, 4.0, 8.0]
+    assert stats.distinguishable(slow, fast) is True
+    assert stats.distinguishable(fast, [1.001, 1.999, 4.003, 7.99]) is False
+
+
+def test_only_common_rounds_are_paired() -> None:
+    """A round that one of them lost drops out of both, whatever the order they were recorded in."""
+    assert stats.paired({2: 3.0, 0: 1.0, 1: 2.0}, {0: 10.0, 2: 30.0}) == ([1.0, 3.0], [10.0, 30.0])
+
+
+def test_variation_is_deviation_over_mean() -> None:
+    """For 9, 10, 11 the deviation is 1 and the mean 10."""
+    assert stats.variation([9.0, 10.0, 11.0]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_the_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
+    """Over 4,000 simulated experiments 95 % of intervals hold the true mean, within 4 standard errors."""
+    draw = random.Random(n)
+    hits = 0
+    for _ in range(4000):
+        found = stats.mean_interval([draw.gauss(10, 1) for _ in range(n)])
+        hits += found.excludes(10.0) is False
+    assert hits / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+def test_equal_rows_are_told_apart_as_rarely_as_they_should() -> None:
+    """Of 4,000 pairs of equal rows in drifting rounds 5 % are called different, within 4 standard errors."""
+    draw = random.Random(7)
+    wrong = 0
+    for _ in range(4000):
+        drift = [math.exp(draw.gauss(0, 0.5)) for _ in range(5)]
+        a, b = ([each * math.exp(draw.gauss(0, 0.02)) for each in drift] for _ in range(2))
+        wrong += stats.distinguishable(a, b) is True
+    assert wrong / 4000 == pytest.approx(0.05, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+@given(SECONDS, st.floats(0.01, 100))
+def test_another_unit_changes_the_figure_and_no_conclusion(values: list[float], scale: float) -> None:
+    """Intervals scale with their values; ratios do not change."""
+    found, scaled = (stats.mean_interval(each) for each in (values, [scale * value for value in values]))
+    assert found.half_width is not None
+    assert scaled.mean == pytest.approx(scale * found.mean)
+    assert scaled.half_width == pytest.approx(scale * found.half_width, abs=1e-9 * scale * found.mean)
+    baseline = values[::-1]
+    ratio = stats.ratio_interval(values, baseline)
+    again = stats.ratio_interval([scale * value for value in values], [scale * value for value in baseline])
+    assert again.mean == pytest.approx(ratio.mean)
+
+
+@given(SECONDS)
+def test_the_mean_lies_within_its_interval(values: list[float]) -> None:
+    """Bounds are in order, and the order of the values does not matter."""
+    found = stats.mean_interval(values)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.mean <= found.high
+    assert stats.mean_interval(sorted(values)).mean == pytest.approx(found.mean)
+
+
+@given(SECONDS)
+def test_a_ratio_turned_over_says_the_same(values: list[float]) -> None:
+    """A / b and b / a are reciprocal, bounds included, and lead to one decision."""
+    baseline = [value * (1.1 if place % 2 else 0.95) for place, value in enumerate(values)]
+    there, back = stats.ratio_interval(values, baseline), stats.ratio_interval(baseline, values)
+    assert there.low is not None
+    assert back.high is not None
+    assert back.mean == pytest.approx(1 / there.mean)
+    assert back.high == pytest.approx(1 / there.low)
+    assert stats.distinguishable(values, baseline) == stats.distinguishable(baseline, values)
+
+
+@given(SECONDS)
+def test_a_row_is_never_told_apart_from_itself(values: list[float]) -> None:
+    """Equal numbers tie."""
+    assert stats.distinguishable(values, list(values)) is False
+
+
+def test_the_p_value_and_the_interval_decide_alike() -> None:
+    """Student's table: for 2 degrees of freedom t = 4.3027 is p = 5 %, so p is under 5 % where the interval leaves out 1."""
+    a = [math.exp(value) for value in (1.0, 2.0, 3.0)]
+    shift = 2 - 4.30265 / math.sqrt(3)
+    assert stats.p_value(a, [math.exp(shift)] * 3) == pytest.approx(0.05, abs=1e-4)
+    assert stats.p_value([1.0], [2.0]) is None
+    assert stats.p_value([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert stats.p_value([2.0, 4.0], [1.0, 2.0]) == 0.0
+
+
+def test_holm_s_correction_is_that_of_his_example() -> None:
+    """Holm 1979: the smallest of three counts threefold, the next twice, and none less than one before it."""
+    assert stats.corrected([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.corrected([0.5, None, 0.01]) == [1.0, None, 0.03]
+    assert stats.corrected([]) == []
+
+
+def test_pairs_that_cannot_all_be_equal_are_corrected_for_less() -> None:
+    """Shaffer 1986, table 1: of four rows' six pairs, once one differs at most three can be equal at once."""
+    p_values = [0.005, 0.01, 0.012, 0.02, 0.2, 0.9]
+    assert stats.corrected(p_values, rows=4) == pytest.approx([0.03, 0.03, 0.036, 0.06, 0.4, 0.9])
+    with pytest.raises(ValueError, match="4 rows have 6 pairs"):
+        stats.corrected(p_values[:5], rows=4)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+def test_a_correction_never_makes_evidence_stronger(p_values: list[float]) -> None:
+    """Corrected p values are no smaller than the plain ones, and keep their order; for pairs they are no larger than Holm's."""
+    found = [value for value in stats.corrected(p_values) if value is not None]
+    assert all(after >= before for before, after in zip(p_values, found, strict=True))
+    order = sorted(range(len(found)), key=lambda place: p_values[place])
+    assert [found[place] for place in order] == sorted(found)
+    rows = 5
+    pairs = (p_values * 10)[: rows * (rows - 1) // 2]
+    for pair, plain in zip(stats.corrected(pairs, rows), stats.corrected(pairs), strict=True):
+        assert pair is not None
+        assert plain is not None
+        assert pair <= plain
+
+
+@pytest.mark.parametrize(("rounds", "rows"), [(3, 4), (5, 8)])
+def test_a_family_of_equal_rows_is_alarmed_as_rarely_as_one_pair(rounds: int, rows: int) -> None:
+    """Of 600 tables of equal rows at most 5 % (within 4 standard errors) call any pair different; uncorrected far more do."""
+    draw = random.Random(rows)
+    plain = corrected = 0
+    for _ in range(600):
+        drift = [draw.gauss(0, 0.5) for _ in range(rounds)]
+        # Unequal spreads: the correction must not lean on their being equal.
+        table = [[math.exp(each + draw.gauss(0, 0.01 * (1 + row))) for each in drift] for row in range(rows)]
+        p_values = [stats.p_value(a, b) for a, b in itertools.combinations(table, 2)]
+        plain += any(value is not None and value < 0.05 for value in p_values)
+        corrected += any(value is not None and value < 0.05 for value in stats.corrected(p_values, rows))
+    assert corrected / 600 < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 600)
+    assert plain / 600 > 0.12
+
+
+def test_rounds_needed_are_those_of_a_power_table() -> None:
+    """Cohen 1988 (and G*Power): for an effect of half a deviation, 5 % and 90 %, 44 pairs; for one deviation 13."""
+    assert stats.rounds_needed(2 * math.log(1.05), 0.05) == 44
+    assert stats.rounds_needed(math.log(1.05), 0.05) == 13
+    assert stats.rounds_needed(0.0, 0.05) == 2
+    assert stats.rounds_needed(10.0, 0.001) is None
+
+
+def test_an_experiment_of_the_rounds_needed_finds_the_difference() -> None:
+    """Of 2,000 simulated experiments of that many rounds nine tenths find it, within 4 standard errors."""
+    spread, difference = 0.03, 0.05
+    rounds = stats.rounds_needed(spread, difference)
+    assert rounds is not None
+    draw = random.Random(1)
+    found = 0
+    for _ in range(2000):
+        slow = [math.exp(draw.gauss(math.log1p(difference), spread)) for _ in range(rounds)]
+        found += stats.distinguishable(slow, [1.0] * rounds) is True
+    assert found / 2000 >= 0.9 - 4 * math.sqrt(0.09 / 2000)
+
+
+@given(st.floats(0.001, 0.5), st.floats(0.01, 0.5))
+def test_more_noise_and_smaller_differences_need_more_rounds(spread: float, difference: float) -> None:
+    """Twice the noise, or a stricter level, never needs fewer."""
+    most = stats.MOST_ROUNDS + 1
+    once = stats.rounds_needed(spread, difference) or most
+    assert once <= (stats.rounds_needed(2 * spread, difference) or most)
+    assert once <= (stats.rounds_needed(spread, difference, level=0.999) or most)
+
+
+def test_a_share_has_its_exact_interval() -> None:
+    """Clopper and Pearson: 10 of 200 is 2.42 % to 9.00 %; none of 10 is at most 30.85 %."""
+    found = stats.proportion_interval(10, 200)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.05, 0.0242, 0.0900), abs=1e-4)
+    none = stats.proportion_interval(0, 10)
+    assert (none.low, none.high) == pytest.approx((0.0, 0.3085), abs=1e-4)
+    assert stats.proportion_interval(10, 10).high == 1.0
+    with pytest.raises(ValueError, match="3 in 2"):
+        stats.proportion_interval(3, 2)
+
+
+@given(st.integers(1, 60), st.floats(0.02, 0.98))
+def test_the_exact_interval_covers_at_least_as_often_as_it_says(n: int, share: float) -> None:
+    """By summing the binomial distribution: no share is missed in more than 5 % of samples."""
+    missed = sum(
+        math.comb(n, hits) * share**hits * (1 - share) ** (n - hits)
+        for hits in range(n + 1)
+        if stats.proportion_interval(hits, n).excludes(share)
+    )
+    assert missed <= 0.05 + 1e-9
+
+
+def test_runs_without_common_rounds_are_compared_after_welch() -> None:
+    """Equal spreads and numbers make it Student's unpaired test: for 1, 2, 3 and 2, 3, 4 the error is 0.8165 at 4 degrees."""
+    a, b = ([math.exp(value) for value in values] for values in ((2.0, 3.0, 4.0), (1.0, 2.0, 3.0)))
+    found = stats.unpaired_ratio(a, b)
+    assert found.low is not None
+    assert math.log(found.mean) == pytest.approx(1.0)
+    assert math.log(found.low) == pytest.approx(1 - 2.77645 * 0.81650, abs=1e-4)
+    assert stats.unpaired_p_value(a, b) == pytest.approx(0.2879, abs=1e-4)
+    assert stats.unpaired_ratio([2.0], [1.0, 1.0]) == Interval(2.0, None, None, 1)
+    assert stats.unpaired_p_value([2.0], [1.0, 1.0]) is None
+
+
+def test_unpaired_equal_cells_are_told_apart_as_rarely_as_they_should() -> None:
+    """With unequal spreads and numbers of runs, of 4,000 pairs about 5 % are called different."""
+    draw = random.Random(3)
+    wrong = 0
+    for _ in range(4000):
+        a = [math.exp(draw.gauss(0, 0.01)) for _ in range(5)]
+        b = [math.exp(draw.gauss(0, 0.03)) for _ in range(7)]
+        wrong += stats.unpaired_ratio(a, b).excludes(1.0) is True
+    assert wrong / 4000 == pytest.approx(0.05, abs=0.015)
+
+
+@pytest.mark.parametrize("rounds", [3, 5])
+def test_the_interval_of_a_ratio_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
+    """Over 4,000 drifting experiments 95 % of intervals hold the true ratio, within 4 standard errors."""
+    draw = random.Random(rounds)
+    hits = 0
+    for _ in range(4000):
+        drift = [math.exp(draw.gauss(0, 0.3)) for _ in range(rounds)]
+        slow = [1.1 * each * math.exp(draw.gauss(0, 0.02)) for each in drift]
+        hits += stats.ratio_interval(slow, drift).excludes(1.1) is False
+    assert hits / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
