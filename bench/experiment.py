@@ -19,7 +19,7 @@ from loaders.manifest import CodecName, Frozen
 SHIPPED = Path(__file__).parent / "experiments"
 
 Mode = Literal["train", "load", "compute", "limit"]
-Engine = Literal["torch", "threads"]
+Engine = Literal["torch", "threads", "native"]
 Fetch = Literal["item", "batch"]
 Cache = Literal["warm", "cold"]
 

@@ -18,6 +18,7 @@ LIBRARIES = (
     *("loadstone", "torch", "torchvision", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "numba", "pylibjxl"),
     *("scipy", "torchmetrics"),
 )
+PEERS = ("ffcv", "litdata", "lmdb", "pyarrow", "webdataset", "zarr")
 
 
 def cores() -> int:
@@ -80,7 +81,7 @@ def wait_policy() -> str:
 def versions() -> dict[str, str]:
     """Of the libraries that matter here."""
     found = {}
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, *PEERS):
         try:
             found[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:

@@ -10,6 +10,7 @@ from typing import Literal
 import pydantic
 
 from bench.experiment import Cell
+from bench.shuffle import OrderQuality
 from datasets.errors import DataError, RoomError
 from loaders.manifest import Frozen
 
@@ -65,6 +66,8 @@ class Record(Frozen):
         order_sha256, pixel_sha256: of the first epoch's indices, and of the pixels they were read as.
         content_sha256: of the store's train split, from its manifest.
         path_taken: the code path that served the reads, and what decoded the pictures.
+        differences: what the backend declares it can't promise (``order``, ``pixels``, ``held``), and why.
+        order_quality: of the first epoch's order, where it is not the sampler's.
         store_bytes, pack_seconds: of the store.
         not_cold: why a run of a cold cell was not cold; empty where it was, and in warm ones.
         bytes_read, cpu_seconds: from the disk, and of processors, by the run's processes and the embedded server's.
@@ -99,6 +102,8 @@ class Record(Frozen):
     content_sha256: str = ""
     path_taken: str = ""
     not_cold: str = ""
+    differences: dict[str, str] = pydantic.Field(default_factory=dict)
+    order_quality: OrderQuality | None = None
     store_bytes: int | None = None
     pack_seconds: float | None = None
     bytes_read: int | None = None

@@ -45,6 +45,8 @@ class Row:
         read_bytes_per_second: from the disk, over the measured epochs. resident: the most of the store's pages, as a
             share, that were in memory when one of these began; both of cold rows. not_cold: why such a row was not cold.
         disturbed: runs that count although the machine was disturbed beside each attempt at them.
+        differences: what the backend declares it can't promise, and why.
+        order_distance, order_tolerance, class_mix: of an order that is not the sampler's; see ``bench.shuffle``.
         doubts: what a reader should know before trusting the row.
     """
 
@@ -85,6 +87,10 @@ class Row:
     resident: float | None = None
     not_cold: str = ""
     disturbed: int = 0
+    differences: tuple[tuple[str, str], ...] = ()
+    order_distance: float | None = None
+    order_tolerance: float | None = None
+    class_mix: float | None = None
     doubts: tuple[Doubt, ...] = ()
 
     @property
@@ -99,8 +105,15 @@ class Row:
 
     @property
     def equal_work(self) -> bool:
-        """Whether it did the same work as the rows that it stands beside: reading warm pages is other work than cold ones."""
-        return not self.not_cold and not any(doubt.kind in checks.UNEQUAL for doubt in self.doubts)
+        """Whether it did the same work as the rows that it stands beside: what differs by declaration did other work, and so
+        did a read of warm pages beside those of cold ones.
+        """
+        return not self.not_cold and not self.declared and not any(doubt.kind in checks.UNEQUAL for doubt in self.doubts)
+
+    @property
+    def declared(self) -> bool:
+        """Whether it declares another order or other pixels, and so trains on something else."""
+        return any(promise in ("order", "pixels") for promise, _ in self.differences)
 
     @property
     def utilisation(self) -> Interval | None:
@@ -141,6 +154,7 @@ def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
         store_bytes=one.last.store_bytes,
         pack_seconds=one.last.pack_seconds,
         path_taken=one.last.path_taken,
+        differences=tuple(sorted(one.last.differences.items())),
         content_sha256=one.last.content_sha256,
         device=one.last.device,
         threads=one.last.threads,
@@ -149,7 +163,17 @@ def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
         disturbed=sum(record.disturbed for record in one.ok.values()),
         **_cold(one),
     )
-    return _compared(_timed(row, one), one, every)
+    return _compared(_judged(_timed(row, one), one), one, every)
+
+
+def _judged(row: Row, one: Runs) -> Row:
+    judged = [record.order_quality for record in one.ok.values() if record.order_quality is not None]
+    return replace(
+        row,
+        order_distance=mean(quality.distance for quality in judged),
+        order_tolerance=mean(quality.tolerance for quality in judged),
+        class_mix=mean(quality.class_mix for quality in judged),
+    )
 
 
 def _cold(one: Runs) -> dict[str, Any]:

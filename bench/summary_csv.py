@@ -67,6 +67,10 @@ def _columns(row: Row) -> Mapping[str, object]:
         "not_cold": row.not_cold,
         "disturbed": row.disturbed,
         "path_taken": row.path_taken,
+        "declared": ";".join(promise for promise, _ in row.differences),
+        "order_distance": row.order_distance,
+        "order_tolerance": row.order_tolerance,
+        "class_mix": row.class_mix,
         "content_sha256": row.content_sha256,
         "warnings": ";".join(sorted({doubt.kind for doubt in row.doubts})),
     }

@@ -71,6 +71,7 @@ _TRAIN: _Columns = (
     (Column(("over", "memory")), lambda row: _over_memory(row)),
     (Column(("load only,", "images/s"), right=True), lambda row: numbers.rate(row.load_images_per_second)),
     *_COLD,
+    (Column(("other", "order"), right=True), lambda row: _other_order(row)),
     (Column(("disk",), right=True), lambda row: numbers.mebibytes(row.store_bytes)),
 )
 _LOAD: _Columns = (
@@ -79,6 +80,7 @@ _LOAD: _Columns = (
     (Column(("images/s",), right=True), lambda row: numbers.rate(row.images_per_second)),
     (Column(("time over", "memory")), lambda row: numbers.interval(row.memory_ratio)),
     *_COLD,
+    (Column(("other", "order"), right=True), lambda row: _other_order(row)),
     (Column(("disk",), right=True), lambda row: numbers.mebibytes(row.store_bytes)),
     (Column(("path", "taken")), lambda row: row.path_taken or numbers.ABSENT),
 )
@@ -161,6 +163,11 @@ def _like(value: float | None, found: Interval | None) -> str:
     """A single figure with the places of the column's intervals."""
     places = numbers.decimals(value or 0.0, found.half_width if found else None)
     return numbers.plain(value, places)
+
+
+def _other_order(row: Row) -> str:
+    """How far an order that is not the sampler's is from a uniform shuffle; the notes below say what the figure means."""
+    return numbers.ABSENT if row.order_distance is None else numbers.plain(row.order_distance, 2)
 
 
 def _utilisation(row: Row) -> str:

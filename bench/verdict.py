@@ -53,7 +53,11 @@ def _nothing(rows: Sequence[Row], advice: Advice, names: Mapping[Cell, str]) -> 
     formats = candidates(rows)
     if not formats:
         ran = any(row.epoch is not None and not row.bound for row in rows)
-        return "All storage formats did unequal work: no verdict." if ran else "No storage format ran here: no verdict."
+        return (
+            "All storage formats did unequal work, or declare it: no verdict."
+            if ran
+            else "No storage format ran here: no verdict."
+        )
     if advice.aim != "disk" and formats[0].runs == 1:
         name = names[formats[0].cell]
         return f"One run only: {name} was the fastest in it, but one run has no interval, so nothing is decided."
@@ -61,8 +65,11 @@ def _nothing(rows: Sequence[Row], advice: Advice, names: Mapping[Cell, str]) -> 
 
 
 def _left_out(rows: Sequence[Row], names: Mapping[Cell, str]) -> str:
-    unequal = [names[row.cell] for row in rows if row.epoch is not None and not row.bound and not row.equal_work]
-    return f"Left out, because of unequal work: {', '.join(unequal)}." if unequal else ""
+    apart = [row for row in rows if row.epoch is not None and not row.bound and not row.equal_work]
+    declared = [names[row.cell] for row in apart if row.declared]
+    unequal = [names[row.cell] for row in apart if not row.declared]
+    why = (("unequal work", unequal), ("declared differences", declared))
+    return " ".join(f"Left out, because of {reason}: {', '.join(found)}." for reason, found in why if found)
 
 
 def _limited(best: Row, name: str) -> str:

@@ -149,6 +149,7 @@ def notes(rows: Sequence[Row], others: Sequence[Row], place: Setting) -> list[st
             found.append(f"{names[row.cell]}: {row.runs} of {row.rounds} rounds{lost}")
     found += [f"{names[row.cell]} was not cold: {row.not_cold}." for row in rows if row.not_cold]
     found += _disturbed(rows, names)
+    found += _declared(rows, names)
     doubts = [(names[row.cell], doubt) for row in (*rows, *others) for doubt in row.doubts]
     return found + _slowed(rows, names) + _too_few(rows, names) + _doubts(doubts, names) + list(place.notes)
 
@@ -189,6 +190,30 @@ def _names(rows: Sequence[Row], others: Sequence[Row]) -> dict[Cell, str]:
         loads = row.cell.mode == "load"
         names[row.cell] = f"load only, {by_loading.get(row.cell.loading, row.cell.backend)}" if loads else "compute alone"
     return names
+
+
+_PROMISES = {"order": "another order", "pixels": "other pixels", "held": "no lasting batches"}
+
+
+def _declared(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    """What backends say of themselves that they can't promise, a line a row; and how to read the figures of another order."""
+    lines = []
+    for row in rows:
+        if row.differences:
+            said = "; ".join(f"{_PROMISES.get(promise, promise)}: {why}" for promise, why in row.differences)
+            lines.append(f"Declared by {names[row.cell]}: {said}.{_shuffled(row)}")
+    if any(row.order_distance is not None for row in rows):
+        lines.append("other order: distance from a uniform shuffle; 0 is none, 1 is not shuffled.")
+    return lines
+
+
+def _shuffled(row: Row) -> str:
+    if row.order_distance is None or row.order_tolerance is None:
+        return ""
+    below = "within" if row.order_distance <= row.order_tolerance else "over"
+    text = f" Its order: {row.order_distance:.3f} from a uniform shuffle, {below} the {row.order_tolerance:.3f} of chance"
+    mixed = "" if row.class_mix is None else f"; the classes of a batch are {row.class_mix:.2f} times as uneven as at random"
+    return f"{text}{mixed}."
 
 
 _UNEQUAL = {"order": "another order", "pixels": "other pixels", "losses": "other losses", "content": "other content"}

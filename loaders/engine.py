@@ -15,6 +15,7 @@ from loaders.order import Indices
 from loaders.store import Reader
 
 ENGINES = {
+    "native": "loaders.engines.native:NativeEngine",
     "threads": "loaders.engines.threads:ThreadsEngine",
     "torch": "loaders.engines.torch:TorchEngine",
 }
@@ -88,6 +89,11 @@ class Engine(ABC):
         Raises:
             LoadstoneError: what reading raised, its parts (a sample's index, a store's folder) kept.
         """
+
+    @property
+    def path_taken(self) -> str:
+        """The code path that serves the reads, and what decodes."""
+        return "; ".join(filter(None, (self.reader.path_taken, self.reader.decoder)))
 
     def close(self) -> None:
         """Stop workers and threads, and release the reader's handles."""

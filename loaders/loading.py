@@ -13,6 +13,7 @@ from loaders import order
 from loaders.engine import Batch, Key, Plan, engine_class
 from loaders.order import Indices, Order
 from loaders.pack import open_store
+from loaders.registry import check_engine
 from loaders.store import Reader, Store
 
 # Samples whose order is worked out at once where it is not made whole: few calls, and little memory.
@@ -54,7 +55,7 @@ class Loader:
     @property
     def path_taken(self) -> str:
         """The code path that serves the reads, and what decodes."""
-        return "; ".join(filter(None, (self.reader.path_taken, self.reader.decoder)))
+        return self._engine.path_taken
 
     def order(self, epoch: int) -> Indices:
         """The order of an epoch, whole: int64 (images,)."""
@@ -143,7 +144,7 @@ def loader(
     seed: int = 0,
     shuffle: bool | None = None,
     training: bool | None = None,
-    engine: Literal["torch", "threads"] = "torch",
+    engine: Literal["torch", "threads", "native"] | None = None,
     fetch: Literal["item", "batch"] = "batch",
     workers: int = 0,
     limit: int | None = None,
@@ -159,7 +160,8 @@ def loader(
         seed: of order and draws.
         shuffle: another order each epoch; by default for ``train`` only.
         training: random-resized-crop rather than centre crop, where sizes differ; by default for ``train`` only.
-        engine: what runs the reads: ``torch``, PyTorch's DataLoader, or ``threads``, threads of this process.
+        engine: what runs the reads: ``torch``, PyTorch's DataLoader, ``threads``, threads of this process, or ``native``, the
+            backend's own loader; by default the store's usual one.
         fetch: ``batch`` asks the reader for a batch, ``item`` for one sample at a time.
         workers: processes that read ahead, and 0 reads when asked; of ``threads`` threads, and 0 is their number by rule.
         limit: pictures of an epoch, the same ones each time; None is all.
@@ -168,7 +170,7 @@ def loader(
 
     Raises:
         UnknownName: a split, engine or fetch that is not there. UsageError: a size under 1, workers under 0.
-        DataError: the store can't be used.
+        DataError: the store can't be used. Unavailable: the engine can't read this store.
     """
     found = open_store(Path(store)) if isinstance(store, Path | str) else store
     if split not in found.content.counts:
@@ -179,11 +181,12 @@ def loader(
         seed=seed,
         shuffle=default if shuffle is None else shuffle,
         training=default if training is None else training,
-        engine=engine,
+        engine=engine or found.engines[0],
         fetch=fetch,
         workers=workers,
         limit=limit,
         image_size=image_size,
         pin_memory=pin_memory,
     )
+    check_engine(type(found), plan.engine)
     return Loader(found.reader(split), plan)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.errors import DataError, DatasetCorrupt, RoomError, StoreCorrupt, UnknownName, VerificationFailed
+from datasets.errors import DataError, DatasetCorrupt, RoomError, StoreCorrupt, Unavailable, UnknownName, VerificationFailed
 from datasets.source import SPLITS, Block, Source
 from loaders.encoding import Beside, ContentDigest, Damaged, Encoder
 from loaders.manifest import PARTIAL, CodecName, Content, Manifest, SplitManifest
@@ -27,6 +27,7 @@ Progress = Callable[[int], None]
 """Called with the number of samples that have gone by since the last call."""
 
 _LIBRARIES = ("loadstone", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "numba", "pylibjxl")
+_PEERS = ("ffcv", "litdata", "lmdb", "pyarrow", "webdataset", "zarr")
 
 
 def location(stores: Path, content: Content, backend: str, server: str | None = None) -> Path:
@@ -74,6 +75,8 @@ def pack(
     content = Content.of(source.info, codec or source.info.codec)
     if content.codec not in kind.codecs:
         raise UnknownName(f"codec of {backend}", content.codec, kind.codecs)
+    if reason := kind.refuses(content):
+        raise Unavailable(backend, reason)
     root = location(stores, content, backend, server)
     with _room(stores), _lock(root):
         partial = root.with_name(root.name + PARTIAL)
@@ -173,7 +176,7 @@ class _Passing:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for library in _LIBRARIES:
+    for library in (*_LIBRARIES, *_PEERS):
         try:
             found[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:

@@ -27,16 +27,43 @@ class Entry:
 
 
 BACKENDS = {
+    "cifar10_torchvision": Entry(
+        "loaders.peers.torchvision:Cifar10TorchvisionStore", "torchvision's CIFAR10 and a DataLoader, as people write it"
+    ),
     "dali": Entry("", "NVIDIA DALI, fed in our order", "use mmap meanwhile", missing="not in this version yet"),
+    "ffcv": Entry(
+        "loaders.peers.ffcv:FfcvStore",
+        "FFCV's .beton file, read by its own loader",
+        "install FFCV as docs/peers.md says (apt-get install libopencv-dev libturbojpeg0-dev pkg-config; "
+        "pip install --no-build-isolation 'loadstone[ffcv]')",
+    ),
     "filesystem": Entry("loaders.backends.filesystem:FilesystemStore", "one file a picture, in ImageFolder's tree"),
     "gpu_mmap": Entry("", "the mmap file, gathered by an NVIDIA GPU", "use mmap meanwhile", missing="not in this version yet"),
     "hdf5": Entry("loaders.backends.hdf5:Hdf5Store", "one HDF5 file, contiguous; hdf5:offset or hdf5:h5py names the path"),
     "hdf5_chunked": Entry("loaders.backends.hdf5:Hdf5ChunkedStore", "one HDF5 file, a chunk a picture"),
     "hdf5_gzip": Entry("loaders.backends.hdf5:Hdf5GzipStore", "one HDF5 file, a gzip chunk a picture"),
     "hdf5_gzip64k": Entry("loaders.backends.hdf5:Hdf5Gzip64kStore", "one HDF5 file, gzip chunks of 64 KiB, many pictures each"),
+    "imagefolder": Entry(
+        "loaders.peers.torchvision:ImageFolderStore", "torchvision's ImageFolder and a DataLoader, as people write it"
+    ),
+    "litdata": Entry(
+        "loaders.peers.litdata:LitdataStore", "LitData's chunks, read by its own loader", "pip install 'loadstone[litdata]'"
+    ),
+    "lmdb": Entry("loaders.peers.lmdb:LmdbStore", "one LMDB environment a split", "pip install 'loadstone[lmdb]'"),
     "memory": Entry("loaders.backends.memory:MemoryStore", "the whole split in RAM: the bound, not a way to store"),
     "mmap": Entry("loaders.backends.mmap:MmapStore", "one file of records, mapped by Linux"),
+    "parquet": Entry(
+        "loaders.peers.parquet:ParquetStore",
+        "one Parquet file a split; parquet:table or parquet:groups names the path",
+        "pip install 'loadstone[parquet]'",
+    ),
     "postgres": Entry("loaders.backends.postgres:PostgresStore", "a PostgreSQL table, binary, a batch a round trip"),
+    "webdataset": Entry(
+        "loaders.peers.webdataset:WebDatasetStore",
+        "tar shards, read by WebDataset's own loader",
+        "pip install 'loadstone[webdataset]'",
+    ),
+    "zarr": Entry("loaders.peers.zarr:ZarrStore", "one Zarr array a split, not compressed", "pip install 'loadstone[zarr]'"),
 }
 
 
@@ -71,6 +98,17 @@ def check_name(name: str, path: str | None) -> None:
         return
     if path is not None and path not in paths:
         raise UnknownName(f"path of {name}", path, paths)
+
+
+def check_engine(kind: type[Store], engine: str) -> None:
+    """Refuse an engine that can't read a backend.
+
+    Raises:
+        Unavailable: names the engines that can.
+    """
+    if engine not in kind.engines:
+        served = " or ".join(kind.engines)
+        raise Unavailable(kind.name, f"the engine {engine} can't read it", f"read it by engine {served}")
 
 
 def availability(name: str) -> Availability:
