@@ -14,11 +14,12 @@ import pydantic
 
 from datasets.errors import ExperimentInvalid, UnknownName
 from loaders.manifest import CodecName, Frozen
+from loaders.registry import BACKENDS
 
 SHIPPED = Path(__file__).parent / "experiments"
 
 Mode = Literal["train", "load", "compute"]
-Engine = Literal["torch"]
+Engine = Literal["torch", "stream"]
 Fetch = Literal["item", "batch"]
 Cache = Literal["warm"]
 
@@ -110,6 +111,7 @@ class Grid(Frozen):
                 self.backends, self.codecs or (None,), self.engines, self.fetch, self.workers, self.cache
             )
             for model, (backend, codec, engine, fetch, workers, cache) in itertools.product(models, list(loading)):
+                engine, fetch, workers = self._way(backend, engine, fetch, workers)
                 yield Cell(
                     dataset=dataset,
                     backend=backend,
@@ -123,6 +125,16 @@ class Grid(Frozen):
                     cache=cache,
                     limit=self.limit,
                 )
+
+    def _way(self, backend: str, engine: Engine, fetch: Fetch, workers: int) -> tuple[Engine, Fetch, int]:
+        """How a backend is read: one with an engine of its own by that, in one way, unless the grid names that engine."""
+        own = _OWN_ENGINES.get(backend.partition(":")[0])
+        if own is None or own in self.engines:
+            return engine, fetch, workers
+        return own, "batch", 0
+
+
+_OWN_ENGINES: dict[str, Any] = {name: entry.engine for name, entry in BACKENDS.items() if entry.engine}
 
 
 class Experiment(Frozen):

@@ -141,6 +141,7 @@ class Preparation:
 
     def _store(self, cell: Cell, codec: CodecName) -> Path:
         key = (cell.dataset, cell.backend_name, codec)
+        backends.check_engine(backends.store_class(cell.backend_name), cell.engine)
         if key not in self._stores:
             self._stores[key] = self._pack(*key, self._server_of(cell))
         return self._stores[key]

@@ -15,6 +15,7 @@ from loaders.order import Indices
 from loaders.store import Reader
 
 ENGINES = {
+    "stream": "loaders.engines.stream:StreamEngine",
     "torch": "loaders.engines.torch:TorchEngine",
 }
 FETCHES = ("item", "batch")

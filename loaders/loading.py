@@ -11,6 +11,7 @@ from loaders import order
 from loaders.engine import Batch, Key, Plan, engine_class
 from loaders.order import Indices
 from loaders.pack import open_store
+from loaders.registry import check_engine
 from loaders.store import Reader, Store
 
 
@@ -86,7 +87,7 @@ def loader(
     seed: int = 0,
     shuffle: bool | None = None,
     training: bool | None = None,
-    engine: Literal["torch"] = "torch",
+    engine: Literal["torch", "stream"] | None = None,
     fetch: Literal["item", "batch"] = "batch",
     workers: int = 0,
     limit: int | None = None,
@@ -102,7 +103,7 @@ def loader(
         seed: of order and draws.
         shuffle: another order each epoch; by default for ``train`` only.
         training: random-resized-crop rather than centre crop, where sizes differ; by default for ``train`` only.
-        engine: what runs the reads.
+        engine: what runs the reads; by default the store's usual one.
         fetch: ``batch`` asks the reader for a batch, ``item`` for one sample at a time.
         workers: processes that read ahead; 0 reads when asked.
         limit: pictures of an epoch, the same ones each time; None is all.
@@ -111,6 +112,7 @@ def loader(
 
     Raises:
         UnknownName: a split, engine or fetch that is not there. UsageError: a size under 1. DataError: the store can't be used.
+        Unavailable: the engine can't read this store.
     """
     found = open_store(Path(store)) if isinstance(store, Path | str) else store
     if split not in found.content.counts:
@@ -121,11 +123,12 @@ def loader(
         seed=seed,
         shuffle=default if shuffle is None else shuffle,
         training=default if training is None else training,
-        engine=engine,
+        engine=engine or found.engines[0],
         fetch=fetch,
         workers=workers,
         limit=limit,
         image_size=image_size,
         pin_memory=pin_memory,
     )
+    check_engine(type(found), plan.engine)
     return Loader(found.reader(split), plan)

@@ -18,18 +18,24 @@ class Entry:
         words: what it is, in one line.
         remedy: what installs what it needs; empty where Loadstone's own requirements suffice.
         missing: why there is no class yet; empty where there is one.
+        engine: the one engine for it; empty where any serves.
     """
 
     location: str
     words: str
     remedy: str = ""
     missing: str = ""
+    engine: str = ""
 
 
 BACKENDS = {
-    "dali": Entry("", "NVIDIA DALI, fed in our order", "use mmap meanwhile", missing="not in this version yet"),
+    "dali": Entry("loaders.backends.dali:DaliStore", "NVIDIA DALI, fed in our order", "pip install 'loadstone[dali]'"),
     "filesystem": Entry("loaders.backends.filesystem:FilesystemStore", "one file a picture, in ImageFolder's tree"),
-    "gpu_mmap": Entry("", "the mmap file, gathered by an NVIDIA GPU", "use mmap meanwhile", missing="not in this version yet"),
+    "gpu_mmap": Entry(
+        "loaders.backends.gpu_mmap:GpuMmapStore",
+        "the mmap file on an NVIDIA GPU's side; gpu_mmap:resident, :zero_copy or :staged names the path",
+        engine="stream",
+    ),
     "hdf5": Entry("loaders.backends.hdf5:Hdf5Store", "one HDF5 file, contiguous; hdf5:offset or hdf5:h5py names the path"),
     "hdf5_chunked": Entry("loaders.backends.hdf5:Hdf5ChunkedStore", "one HDF5 file, a chunk a picture"),
     "hdf5_gzip": Entry("loaders.backends.hdf5:Hdf5GzipStore", "one HDF5 file, a gzip chunk a picture"),
@@ -70,6 +76,17 @@ def check_name(name: str, path: str | None) -> None:
         return
     if path is not None and path not in paths:
         raise UnknownName(f"path of {name}", path, paths)
+
+
+def check_engine(kind: type[Store], engine: str) -> None:
+    """Refuse an engine that can't read a backend.
+
+    Raises:
+        Unavailable: names the engines that can.
+    """
+    if engine not in kind.engines:
+        served = " or ".join(kind.engines)
+        raise Unavailable(kind.name, f"the engine {engine} can't read it", f"read it by engine {served}")
 
 
 def availability(name: str) -> Availability:

@@ -61,6 +61,8 @@ class Store(ABC):
     name: ClassVar[str]
     codecs: ClassVar[tuple[CodecName, ...]] = ("raw", "png", "jpeg")
     paths: ClassVar[tuple[str, ...]] = ()
+    engines: ClassVar[tuple[str, ...]] = ("torch", "threads")
+    """Which engines can read it, the usual one first."""
 
     def __init__(self, root: Path, content: Content, *, path: str | None = None, server: str | None = None) -> None:
         if path is not None and path not in self.paths:
