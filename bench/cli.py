@@ -196,6 +196,18 @@ def report(folder: Path) -> None:
     make(folder).show(plain_console())
 
 
+@main.command(short_help="Hold a run against its targets.", epilog=_examples("loadstone targets results/speed"))
+@click.argument("folder", type=click.Path(path_type=Path))
+def targets(folder: Path) -> None:
+    """Hold the figures of the run in FOLDER against the targets that its experiment names.
+
+    Exit status: 0 all are kept; 1 one could not be measured; 2 the experiment names none; 3 one is short.
+    """
+    from bench.command_targets import judge
+
+    sys.exit(judge(folder))
+
+
 @main.command(
     short_help="Fetch data sets from their publishers.",
     epilog=_examples("loadstone download cifar10", "loadstone download tiny-imagenet --data-dir ~/data"),

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from bench.target import Target
 from datasets.errors import ExperimentInvalid, UnknownName
 from loaders.manifest import CodecName, Frozen
 from loaders.registry import BACKENDS
@@ -146,6 +147,7 @@ class Experiment(Frozen):
         seed: of the order of cells; round r trains with seed + r.
         timeout: seconds that a run may take.
         stand_in: use synthetic data where a data set is neither there nor downloadable.
+        targets: what its figures are expected to reach; `loadstone targets` judges them.
     """
 
     name: str
@@ -155,6 +157,16 @@ class Experiment(Frozen):
     seed: int = pydantic.Field(default=0, ge=0)
     timeout: float = pydantic.Field(default=3600.0, gt=0)
     stand_in: bool = False
+    targets: tuple[Target, ...] = ()
+
+    @pydantic.field_validator("targets")
+    @classmethod
+    def _fields_of_cells(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        for target in targets:
+            for field in (*target.cell, *target.over):
+                if field not in Cell.model_fields:
+                    raise ValueError(str(UnknownName("field of a cell", field, Cell.model_fields)))
+        return targets
 
     def cut(self, **globs: Sequence[str]) -> Experiment:
         """Keep the cells whose fields match: ``cut(backend=("gpu_*",), mode=("load",))``.
@@ -168,10 +180,10 @@ class Experiment(Frozen):
         for field, patterns in globs.items():
             judged = [cell for cell in self.cells if not _spared(cell, field)]
             for pattern in patterns:
-                if not any(_matches(cell, field, [pattern]) for cell in judged):
+                if not any(matches(cell, field, [pattern]) for cell in judged):
                     raise UnknownName(field, pattern, {_word(cell, field) for cell in judged})
             if patterns:
-                kept = tuple(cell for cell in kept if _spared(cell, field) or _matches(cell, field, patterns))
+                kept = tuple(cell for cell in kept if _spared(cell, field) or matches(cell, field, patterns))
         return self.model_copy(update={"cells": kept})
 
     def on(self, datasets: Sequence[str]) -> Experiment:
@@ -191,7 +203,8 @@ def _word(cell: Cell, field: str) -> str:
     return OWN_CODEC if value is None else str(value)
 
 
-def _matches(cell: Cell, field: str, patterns: Sequence[str]) -> bool:
+def matches(cell: Cell, field: str, patterns: Sequence[str]) -> bool:
+    """Whether a field of a cell fits any of these globs."""
     return any(fnmatch.fnmatchcase(_word(cell, field), pattern) for pattern in patterns)
 
 
@@ -200,7 +213,7 @@ def _spared(cell: Cell, field: str) -> bool:
     return field in _SPARED[cell.mode]
 
 
-_OWN = ("name", "description", "rounds", "seed", "timeout", "stand_in")
+_OWN = ("name", "description", "rounds", "seed", "timeout", "stand_in", "targets")
 
 
 def parse(text: str, where: str) -> Experiment:
@@ -265,7 +278,7 @@ def load(name_or_path: str) -> Experiment:
 
 def dump(experiment: Experiment) -> str:
     """The experiment as TOML that ``parse`` reads back as the same cells: what was really run."""
-    lines = [f"{key} = {_toml(value)}" for key in _OWN if (value := getattr(experiment, key)) not in ("", None)]
+    lines = [f"{key} = {_toml(value)}" for key in _OWN if (value := getattr(experiment, key)) not in ("", None, ())]
     for cell in experiment.cells:
         lines.append("\n[[cells]]")
         lines += [f"{_PLURAL.get(key, key)} = {_toml(value)}" for key, value in cell.model_dump().items() if value is not None]
@@ -283,6 +296,12 @@ _PLURAL = {
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, Target):
+        return _toml(value.model_dump(exclude_defaults=True))
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_toml(each)}' for key, each in value.items())}}}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -31,7 +31,7 @@ _SPECIAL = {
 
 def to_latex(found: Sequence[Table]) -> str:
     """Every table, with its caption, label, notes and verdict."""
-    return "% Needs \\usepackage{booktabs}.\n" + "\n".join(map(_latex, found))
+    return "% Needs \\usepackage{booktabs,graphicx}.\n" + "\n".join(map(_latex, found))
 
 
 def escape(text: str) -> str:
@@ -55,13 +55,15 @@ def _latex(table: Table) -> str:
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\caption[{{{escape(table.title)}}}]{{{escape(f'{table.title}. ' + '. '.join(table.caption))}.}}",
             rf"\label{{tab:{table.name}}}",
+            # No wider than the text, and no larger than it comes.
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{",
             rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
             r"\toprule",
             " & ".join(_title(column) for column in table.columns) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             "",
             r"\smallskip\begin{minipage}{\linewidth}\raggedright",
             *(escape(line) + r"\par" for line in below),

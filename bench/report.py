@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import experiment, latex, record, summary_csv, table, wording
+from bench import experiment, latex, record, summary_csv, table, targets, targets_table, wording
 from bench.experiment import Experiment
 from bench.summary import Row, summary
 from bench.table import Table
@@ -41,7 +41,9 @@ class Report:
 
 
 def report(folder: Path) -> Report:
-    """Make ``summary.csv``, ``table.md``, ``table.tex`` and ``plots/`` of a run folder anew; each is replaced whole.
+    """Make the tables, the plots, and where the experiment has targets ``targets.md``, of a run folder anew.
+
+    Each is replaced whole.
 
     The same records give the same bytes. ``experiment.toml`` and ``environment.json`` may be missing.
 
@@ -49,7 +51,7 @@ def report(folder: Path) -> Report:
         DataError: no records, or a line is none. ExperimentInvalid: ``experiment.toml`` is none. RoomError: can't write.
     """
     records = record.read(folder)
-    planned = _experiment(folder)
+    planned = planned_of(folder)
     place = wording.setting({**_environment(folder), **({"experiment": planned.name} if planned else {})})
     rows = summary(records, planned)
     tables = table.tables(rows, place)
@@ -58,6 +60,8 @@ def report(folder: Path) -> Report:
         "table.md": table.to_markdown(tables),
         "table.tex": latex.to_latex(tables),
     }
+    if planned is not None and planned.targets:
+        texts["targets.md"] = targets_table.to_markdown(targets.findings(records, planned), place)
     files = {folder / name: text.encode() for name, text in texts.items()}
     files |= {folder / PLOTS / name: content for name, content in _plots(records, rows, place).items()}
     for path, content in files.items():
@@ -90,7 +94,12 @@ def _plots(records: list[record.Record], rows: list[Row], place: wording.Setting
     return plots.plots(records, rows, place)
 
 
-def _experiment(folder: Path) -> Experiment | None:
+def planned_of(folder: Path) -> Experiment | None:
+    """The experiment that a run folder was to run, where its file is there.
+
+    Raises:
+        ExperimentInvalid: it is none.
+    """
     path = folder / EXPERIMENT
     return experiment.parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -279,3 +282,15 @@ def test_without_an_environment_captions_have_no_gaps(make: MakeRecord) -> None:
     """Unknown parts leave no separators behind."""
     found = table.tables(summary([make()]), Setting())[0]
     assert found.caption[0] == "protocol quick · 1 round · warm page cache · 2 threads"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_compiles_and_fits_the_page(records: list[Record], tmp_path: Path) -> None:
+    """A document with nothing but what the first line asks for takes the tables, and none runs over the margin."""
+    (tmp_path / "table.tex").write_text(latex.to_latex(tables(records)), encoding="utf-8")
+    asked = r"\documentclass[a4paper]{article}\usepackage{booktabs,graphicx}\begin{document}\input{table.tex}\end{document}"
+    (tmp_path / "document.tex").write_text(asked)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert told.returncode == 0, told.stdout
+    assert "Overfull \\hbox" not in told.stdout
