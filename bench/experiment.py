@@ -20,7 +20,7 @@ from loaders.registry import BACKENDS
 SHIPPED = Path(__file__).parent / "experiments"
 
 Mode = Literal["train", "load", "compute"]
-Engine = Literal["torch", "stream"]
+Engine = Literal["torch", "native", "stream"]
 Fetch = Literal["item", "batch"]
 Cache = Literal["warm"]
 

@@ -12,7 +12,7 @@ from datasets import registry as datasets
 from datasets.errors import DatasetMissing, DownloadFailed, Unavailable
 from datasets.source import Source
 from loaders import registry as backends
-from loaders.manifest import CodecName, Manifest
+from loaders.manifest import CodecName, Content, Manifest
 from loaders.pack import Progress, pack
 from train.protocol import protocol
 from train.registry import entry as model_entry
@@ -141,7 +141,12 @@ class Preparation:
 
     def _store(self, cell: Cell, codec: CodecName) -> Path:
         key = (cell.dataset, cell.backend_name, codec)
-        backends.check_engine(backends.store_class(cell.backend_name), cell.engine)
+        kind = backends.store_class(cell.backend_name)
+        backends.check_engine(kind, cell.engine)
+        if cell.limit is not None and kind.whole:
+            raise Unavailable(
+                cell.backend_name, "it reads a split whole, so a limited epoch could not be timed", "leave out limit"
+            )
         if key not in self._stores:
             self._stores[key] = self._pack(*key, self._server_of(cell))
         return self._stores[key]
@@ -150,10 +155,9 @@ class Preparation:
         found = backends.availability(backend)
         if not found.ok:
             raise Unavailable(backend, found.reason, found.remedy)
-        takes = backends.store_class(backend).codecs
-        if codec not in takes:
-            raise Unavailable(backend, f"it holds {' or '.join(takes)}, not {codec}")
         source = self.source(dataset)
+        if reason := backends.store_class(backend).refuses(Content.of(source.info, codec)):
+            raise Unavailable(backend, reason)
         with self.packing(f"packing {source.info.name} as {backend}, {codec}", sum(source.info.counts.values())) as progress:
             return pack(source, backend, self.place.stores, codec=codec, server=server, progress=progress).root
 

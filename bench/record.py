@@ -10,6 +10,7 @@ from typing import Literal
 import pydantic
 
 from bench.experiment import Cell
+from bench.shuffle import OrderQuality
 from datasets.errors import DataError, RoomError
 from loaders.manifest import Frozen
 
@@ -61,6 +62,8 @@ class Record(Frozen):
         order_sha256, pixel_sha256: of the first epoch's indices, and of the pixels they were read as.
         content_sha256: of the store's train split, from its manifest.
         path_taken: the code path that served the reads.
+        differences: what the backend declares it can't promise (``order``, ``pixels``, ``held``), and why.
+        order_quality: of the first epoch's order, where it is not the sampler's.
         store_bytes, pack_seconds: of the store.
         bytes_read: from the disk, by the run's processes. cpu_seconds: of the run's processes.
         pss_bytes: memory of the run's processes at the end, shared pages divided among their users.
@@ -87,6 +90,8 @@ class Record(Frozen):
     pixel_sha256: str = ""
     content_sha256: str = ""
     path_taken: str = ""
+    differences: dict[str, str] = {}
+    order_quality: OrderQuality | None = None
     store_bytes: int | None = None
     pack_seconds: float | None = None
     bytes_read: int | None = None

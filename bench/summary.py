@@ -35,6 +35,8 @@ class Row:
         load_images_per_second: of the ``load`` cell that loads in the same way.
         tied_above, tied_best: not told apart, at 95 % and paired by round, from the next faster row and from the fastest
             storage format of the group that did equal work; None where there are too few rounds to tell.
+        differences: what the backend declares it can't promise, and why.
+        order_distance, order_tolerance, class_mix: of an order that is not the sampler's; see ``bench.shuffle``.
         doubts: what a reader should know before trusting the row.
     """
 
@@ -66,6 +68,10 @@ class Row:
     content_sha256: str = ""
     device: str = ""
     threads: int | None = None
+    differences: tuple[tuple[str, str], ...] = ()
+    order_distance: float | None = None
+    order_tolerance: float | None = None
+    class_mix: float | None = None
     doubts: tuple[Doubt, ...] = ()
 
     @property
@@ -80,8 +86,13 @@ class Row:
 
     @property
     def equal_work(self) -> bool:
-        """Whether it did the same work as the rows that it stands beside."""
-        return not any(doubt.kind in checks.UNEQUAL for doubt in self.doubts)
+        """Whether it did the same work as the rows that it stands beside, declared differences included."""
+        return not self.declared and not any(doubt.kind in checks.UNEQUAL for doubt in self.doubts)
+
+    @property
+    def declared(self) -> bool:
+        """Whether it declares another order or other pixels, and so trains on something else."""
+        return any(promise in ("order", "pixels") for promise, _ in self.differences)
 
     @property
     def utilisation(self) -> Interval | None:
@@ -117,11 +128,22 @@ def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
         store_bytes=one.last.store_bytes,
         pack_seconds=one.last.pack_seconds,
         path_taken=one.last.path_taken,
+        differences=tuple(sorted(one.last.differences.items())),
         content_sha256=one.last.content_sha256,
         device=one.last.device,
         threads=one.last.threads,
     )
-    return _compared(_timed(row, one), one, every)
+    return _compared(_judged(_timed(row, one), one), one, every)
+
+
+def _judged(row: Row, one: Runs) -> Row:
+    judged = [record.order_quality for record in one.ok.values() if record.order_quality is not None]
+    return replace(
+        row,
+        order_distance=mean(quality.distance for quality in judged),
+        order_tolerance=mean(quality.tolerance for quality in judged),
+        class_mix=mean(quality.class_mix for quality in judged),
+    )
 
 
 def _outcome(one: Runs) -> tuple[str, str]:

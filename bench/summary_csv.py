@@ -58,6 +58,10 @@ def _columns(row: Row) -> Mapping[str, object]:
         "store_bytes": row.store_bytes,
         "pack_seconds": row.pack_seconds,
         "path_taken": row.path_taken,
+        "declared": ";".join(promise for promise, _ in row.differences),
+        "order_distance": row.order_distance,
+        "order_tolerance": row.order_tolerance,
+        "class_mix": row.class_mix,
         "content_sha256": row.content_sha256,
         "warnings": ";".join(sorted({doubt.kind for doubt in row.doubts})),
     }

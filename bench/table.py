@@ -60,6 +60,7 @@ _TRAIN: _Columns = (
     (Column(("waiting",), right=True), lambda row: numbers.percent(row.share(row.wait_seconds))),
     (Column(("loading", "cost")), lambda row: numbers.percent_interval(row.cost)),
     (Column(("load only,", "images/s"), right=True), lambda row: numbers.rate(row.load_images_per_second)),
+    (Column(("other", "order"), right=True), lambda row: _other_order(row)),
     (Column(("disk",), right=True), lambda row: numbers.mebibytes(row.store_bytes)),
 )
 _LOAD: _Columns = (
@@ -67,6 +68,7 @@ _LOAD: _Columns = (
     (Column(("first", "pass s"), right=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
     (Column(("images/s",), right=True), lambda row: numbers.rate(row.images_per_second)),
     (Column(("time over", "memory")), lambda row: numbers.interval(row.memory_ratio)),
+    (Column(("other", "order"), right=True), lambda row: _other_order(row)),
     (Column(("disk",), right=True), lambda row: numbers.mebibytes(row.store_bytes)),
     (Column(("path", "taken")), lambda row: row.path_taken or numbers.ABSENT),
 )
@@ -131,6 +133,11 @@ def _like(value: float | None, found: Interval | None) -> str:
     """A single figure with the places of the column's intervals."""
     places = numbers.decimals(value or 0.0, found.half_width if found else None)
     return numbers.plain(value, places)
+
+
+def _other_order(row: Row) -> str:
+    """How far an order that is not the sampler's is from a uniform shuffle; the notes below say what the figure means."""
+    return numbers.ABSENT if row.order_distance is None else numbers.plain(row.order_distance, 2)
 
 
 def _accuracy(row: Row) -> str:

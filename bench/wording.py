@@ -140,6 +140,7 @@ def notes(rows: Sequence[Row], others: Sequence[Row], place: Setting) -> list[st
         elif row.epoch is not None and row.runs < row.rounds:
             lost = f"; lost: {row.reason}" if row.reason else ""
             found.append(f"{names[row.cell]}: {row.runs} of {row.rounds} rounds{lost}")
+    found += _declared(rows, names)
     doubts = [(names[row.cell], doubt) for row in (*rows, *others) for doubt in row.doubts]
     return found + _doubts(doubts, names) + list(place.notes)
 
@@ -152,6 +153,30 @@ def _names(rows: Sequence[Row], others: Sequence[Row]) -> dict[Cell, str]:
         loads = row.cell.mode == "load"
         names[row.cell] = f"load only, {by_loading.get(row.cell.loading, row.cell.backend)}" if loads else "compute alone"
     return names
+
+
+_PROMISES = {"order": "another order", "pixels": "other pixels", "held": "no lasting batches"}
+
+
+def _declared(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    """What backends say of themselves that they can't promise, a line a row; and how to read the figures of another order."""
+    lines = []
+    for row in rows:
+        if row.differences:
+            said = "; ".join(f"{_PROMISES.get(promise, promise)}: {why}" for promise, why in row.differences)
+            lines.append(f"Declared by {names[row.cell]}: {said}.{_shuffled(row)}")
+    if any(row.order_distance is not None for row in rows):
+        lines.append("other order: distance from a uniform shuffle; 0 is none, 1 is not shuffled.")
+    return lines
+
+
+def _shuffled(row: Row) -> str:
+    if row.order_distance is None or row.order_tolerance is None:
+        return ""
+    below = "within" if row.order_distance <= row.order_tolerance else "over"
+    text = f" Its order: {row.order_distance:.3f} from a uniform shuffle, {below} the {row.order_tolerance:.3f} of chance"
+    mixed = "" if row.class_mix is None else f"; the classes of a batch are {row.class_mix:.2f} times as uneven as at random"
+    return f"{text}{mixed}."
 
 
 _UNEQUAL = {"order": "another order", "pixels": "other pixels", "losses": "other losses", "content": "other content"}
@@ -185,15 +210,25 @@ def verdict(rows: Sequence[Row]) -> str:
     ran = [row for row in rows if row.epoch is not None and not row.bound]
     formats = [row for row in ran if row.equal_work]
     if not formats:
-        return "All storage formats did unequal work: no verdict." if ran else "No storage format ran here: no verdict."
+        return (
+            "All storage formats did unequal work, or declare a difference: no verdict."
+            if ran
+            else "No storage format ran here: no verdict."
+        )
     names = labels(row.cell for row in rows)
     best = formats[0]
     if best.runs == 1:
         return f"One run only: {names[best.cell]} was the fastest in it, but one run has no interval, so nothing is decided."
-    unequal = [names[row.cell] for row in ran if not row.equal_work]
-    left_out = f"Left out, because of unequal work: {', '.join(unequal)}." if unequal else ""
-    parts = [_limited(best, names[best.cell]), _ranking(best, rows, names), _advice(best, formats, names), left_out]
+    parts = [_limited(best, names[best.cell]), _ranking(best, rows, names), _advice(best, formats, names)]
+    parts += _left_out(ran, names)
     return " ".join(part for part in parts if part)
+
+
+def _left_out(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    declared = [names[row.cell] for row in ran if row.declared]
+    unequal = [names[row.cell] for row in ran if not row.declared and not row.equal_work]
+    why = (("unequal work", unequal), ("declared differences", declared))
+    return [f"Left out, because of {reason}: {', '.join(rows)}." for reason, rows in why if rows]
 
 
 def _limited(best: Row, name: str) -> str:

@@ -25,11 +25,13 @@ import numpy as np
 import psutil
 import torch
 
+from bench import shuffle
 from bench.experiment import Cell
 from bench.record import Epoch
 from datasets.errors import LoadstoneError
 from loaders import order
 from loaders.engine import Batch
+from loaders.feed import FeedStore
 from loaders.loading import Loader, loader
 from loaders.order import Draws
 from loaders.pack import open_store
@@ -126,8 +128,10 @@ def _loader(store: Store, cell: Cell, recipe: Protocol, job: Job) -> Loader:
     )
 
 
-def _identity(batches: Loader) -> dict[str, str]:
+def _identity(batches: Loader) -> dict[str, Any]:
     """Read the first epoch through once: its order's and pixels' digests. This also makes the store warm."""
+    if isinstance(batches.reader.store, FeedStore):
+        return _feed_identity(batches, batches.reader.store)
     indices = batches.order(0)
     digest = hashlib.sha256()
     size = batches.plan.batch_size
@@ -139,6 +143,28 @@ def _identity(batches: Loader) -> dict[str, str]:
         digest.update(pixels.data)
     batches.reader.close()
     return {"order_sha256": order.digest(indices), "pixel_sha256": digest.hexdigest()}
+
+
+def _feed_identity(batches: Loader, store: FeedStore) -> dict[str, Any]:
+    """The same of a feed, by what it delivers; and where that is in another order, how well it is shuffled."""
+    digest = hashlib.sha256()
+    indices, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    batches.set_epoch(0)
+    for batch in batches:
+        digest.update(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy()).data)
+        indices.append(batch.indices)
+        labels.append(batch.labels.numpy())
+    batches.set_epoch(0)
+    came = np.concatenate(indices)
+    found: dict[str, Any] = {
+        "order_sha256": order.digest(came),
+        "pixel_sha256": digest.hexdigest(),
+        "differences": dict(store.differences),
+    }
+    if found["order_sha256"] != order.digest(batches.order(0)):
+        wanted = np.sort(batches.order(0))
+        found["order_quality"] = shuffle.judge(came, np.concatenate(labels), wanted, batches.plan.batch_size)
+    return found
 
 
 def _train(batches: Loader, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:

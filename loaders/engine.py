@@ -15,6 +15,7 @@ from loaders.order import Indices
 from loaders.store import Reader
 
 ENGINES = {
+    "native": "loaders.engines.native:NativeEngine",
     "stream": "loaders.engines.stream:StreamEngine",
     "torch": "loaders.engines.torch:TorchEngine",
 }
@@ -86,6 +87,11 @@ class Engine(ABC):
         Raises:
             LoadstoneError: what reading raised, its parts (a sample's index, a store's folder) kept.
         """
+
+    @property
+    def path_taken(self) -> str:
+        """The code path that serves the reads."""
+        return self.reader.path_taken
 
     def close(self) -> None:
         """Stop workers and threads, and release the reader's handles."""

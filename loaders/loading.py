@@ -46,7 +46,7 @@ class Loader:
     @property
     def path_taken(self) -> str:
         """The code path that serves the reads."""
-        return self.reader.path_taken
+        return self._engine.path_taken
 
     def order(self, epoch: int) -> Indices:
         """The order of an epoch: int64 (images,)."""
@@ -87,7 +87,7 @@ def loader(
     seed: int = 0,
     shuffle: bool | None = None,
     training: bool | None = None,
-    engine: Literal["torch", "stream"] | None = None,
+    engine: Literal["torch", "native", "stream"] | None = None,
     fetch: Literal["item", "batch"] = "batch",
     workers: int = 0,
     limit: int | None = None,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.errors import DataError, DatasetCorrupt, RoomError, StoreCorrupt, UnknownName, VerificationFailed
+from datasets.errors import DataError, DatasetCorrupt, RoomError, StoreCorrupt, Unavailable, UnknownName, VerificationFailed
 from datasets.source import SPLITS, Source
 from loaders import codec as codecs
 from loaders.manifest import PARTIAL, CodecName, Content, Manifest, SplitManifest
@@ -95,6 +95,8 @@ def pack(
     content = Content.of(source.info, codec or source.info.codec)
     if content.codec not in kind.codecs:
         raise UnknownName(f"codec of {backend}", content.codec, kind.codecs)
+    if reason := kind.refuses(content):
+        raise Unavailable(backend, reason)
     root = location(stores, content, backend, server)
     with _room(stores), _lock(root):
         partial = root.with_name(root.name + PARTIAL)

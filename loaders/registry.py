@@ -29,7 +29,27 @@ class Entry:
 
 
 BACKENDS = {
-    "dali": Entry("loaders.backends.dali:DaliStore", "NVIDIA DALI, fed in our order", "pip install 'loadstone[dali]'"),
+    "cifar10_torchvision": Entry(
+        "loaders.peers.torchvision:Cifar10TorchvisionStore", "torchvision's CIFAR10 and a DataLoader, as people write it"
+    ),
+    "dali": Entry(
+        "loaders.backends.dali:DaliStore",
+        "NVIDIA DALI on the CPU, fed in our order",
+        "pip install 'loadstone[dali]'",
+        engine="native",
+    ),
+    "dali_gpu": Entry(
+        "loaders.backends.dali:DaliGpuStore",
+        "NVIDIA DALI with a GPU's decoder, fed in our order",
+        "pip install 'loadstone[dali]'",
+        engine="native",
+    ),
+    "ffcv": Entry(
+        "loaders.peers.ffcv:FfcvStore",
+        "FFCV's .beton file, read by its own loader",
+        "install FFCV as docs/peers.md says (apt-get install libopencv-dev libturbojpeg0-dev pkg-config; "
+        "pip install --no-build-isolation 'loadstone[ffcv]')",
+    ),
     "filesystem": Entry("loaders.backends.filesystem:FilesystemStore", "one file a picture, in ImageFolder's tree"),
     "gpu_mmap": Entry(
         "loaders.backends.gpu_mmap:GpuMmapStore",
@@ -39,9 +59,27 @@ BACKENDS = {
     "hdf5": Entry("loaders.backends.hdf5:Hdf5Store", "one HDF5 file, contiguous; hdf5:offset or hdf5:h5py names the path"),
     "hdf5_chunked": Entry("loaders.backends.hdf5:Hdf5ChunkedStore", "one HDF5 file, a chunk a picture"),
     "hdf5_gzip": Entry("loaders.backends.hdf5:Hdf5GzipStore", "one HDF5 file, a gzip chunk a picture"),
+    "imagefolder": Entry(
+        "loaders.peers.torchvision:ImageFolderStore", "torchvision's ImageFolder and a DataLoader, as people write it"
+    ),
+    "litdata": Entry(
+        "loaders.peers.litdata:LitdataStore", "LitData's chunks, read by its own loader", "pip install 'loadstone[litdata]'"
+    ),
+    "lmdb": Entry("loaders.peers.lmdb:LmdbStore", "one LMDB environment a split", "pip install 'loadstone[lmdb]'"),
     "memory": Entry("loaders.backends.memory:MemoryStore", "the whole split in RAM: the bound, not a way to store"),
     "mmap": Entry("loaders.backends.mmap:MmapStore", "one file of records, mapped by Linux"),
+    "parquet": Entry(
+        "loaders.peers.parquet:ParquetStore",
+        "one Parquet file a split; parquet:table or parquet:groups names the path",
+        "pip install 'loadstone[parquet]'",
+    ),
     "postgres": Entry("loaders.backends.postgres:PostgresStore", "a PostgreSQL table, binary, a batch a round trip"),
+    "webdataset": Entry(
+        "loaders.peers.webdataset:WebDatasetStore",
+        "tar shards, read by WebDataset's own loader",
+        "pip install 'loadstone[webdataset]'",
+    ),
+    "zarr": Entry("loaders.peers.zarr:ZarrStore", "one Zarr array a split, not compressed", "pip install 'loadstone[zarr]'"),
 }
 
 

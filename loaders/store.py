@@ -63,6 +63,8 @@ class Store(ABC):
     paths: ClassVar[tuple[str, ...]] = ()
     engines: ClassVar[tuple[str, ...]] = ("torch", "threads")
     """Which engines can read it, the usual one first."""
+    whole: ClassVar[bool] = False
+    """Whether a split is always read whole, also where a part of it is asked for."""
 
     def __init__(self, root: Path, content: Content, *, path: str | None = None, server: str | None = None) -> None:
         if path is not None and path not in self.paths:
@@ -73,6 +75,12 @@ class Store(ABC):
     def check(cls) -> Availability:
         """Whether this backend can run here; cheap, and without side effect."""
         return Availability(True)
+
+    @classmethod
+    def refuses(cls, content: Content) -> str:
+        """Why this format can't hold ``content``; empty where it can."""
+        takes = " or ".join(cls.codecs)
+        return "" if content.codec in cls.codecs else f"it holds {takes}, not {content.codec}"
 
     @property
     def options(self) -> dict[str, str]:
