@@ -37,8 +37,9 @@ from loaders.order import Draws
 from loaders.pack import open_store
 from loaders.store import Store
 from train.clock import Clock, EpochTimes, time_epoch
-from train.loop import Task, Trainer, prepare_torch
+from train.loop import Augmentation, Task, Trainer, prepare_torch
 from train.protocol import Protocol, protocol
+from train.transfer import PlacedBatch, Transfer
 
 # A pass over small data takes less than timers and schedulers are good for: passes are repeated until they fill this.
 LOAD_SECONDS = 0.25
@@ -198,10 +199,12 @@ def _trainer(batches: Loader, job: Job, recipe: Protocol, device: torch.device) 
     return Trainer(job.cell.model, recipe, task, len(batches), job.seed, device)
 
 
-def _load(batches: Loader, _: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+def _load(batches: Loader, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+    place, use = Transfer(device), _use(batches, job, recipe, device)
+
     def timed(passes: int) -> Epoch:
         repeated = itertools.chain.from_iterable(itertools.repeat(batches, passes))
-        return _epoch(time_epoch(repeated, lambda batch: _arrived(batch, device), _touch, Clock.of(device)), passes)
+        return _epoch(time_epoch(repeated, place, use, Clock.of(device)), passes)
 
     epochs = [timed(1)]
     tell(0, recipe.epochs, epochs[0])
@@ -213,8 +216,15 @@ def _load(batches: Loader, _: Job, recipe: Protocol, device: torch.device, tell:
     return {"epochs": tuple(epochs)}
 
 
-def _arrived(batch: Batch, device: torch.device) -> torch.Tensor:
-    return batch.images.to(device, non_blocking=True)
+def _use(batches: Loader, job: Job, recipe: Protocol, device: torch.device) -> Callable[[PlacedBatch], int]:
+    """What ``load`` does with a batch: touch it, or augment it where the protocol says so."""
+    if not recipe.augmented_load:
+        return lambda batch: _touch(batch.images)
+    content = batches.reader.content
+    augmented = Augmentation(recipe, Task.of(content, recipe), job.seed, device)
+    if batches.reader.store.augments:
+        return lambda batch: _touch(augmented.normalised(batch.images))
+    return lambda batch: _touch(augmented(batch, 0))
 
 
 def _touch(images: torch.Tensor) -> int:
