@@ -51,6 +51,16 @@ BACKENDS = {
         "pip install --no-build-isolation 'loadstone[ffcv]')",
     ),
     "filesystem": Entry("loaders.backends.filesystem:FilesystemStore", "one file a picture, in ImageFolder's tree"),
+    "gpu_array": Entry(
+        "loaders.peers.gpu_limits:GpuArrayStore",
+        "a hand-written array on an NVIDIA GPU: a bound, not a way to store",
+        engine="native",
+    ),
+    "gpu_copy": Entry(
+        "loaders.peers.gpu_limits:GpuCopyStore",
+        "copies of pinned memory to an NVIDIA GPU: the bound of its bus",
+        engine="native",
+    ),
     "gpu_mmap": Entry(
         "loaders.backends.gpu_mmap:GpuMmapStore",
         "the mmap file on an NVIDIA GPU's side; gpu_mmap:resident, :zero_copy or :staged names the path",
