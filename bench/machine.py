@@ -15,6 +15,7 @@ import psutil
 from datasets.errors import Unavailable
 
 LIBRARIES = ("loadstone", "torch", "torchvision", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "scipy", "torchmetrics")
+PEERS = ("ffcv", "litdata", "lmdb", "pyarrow", "webdataset", "zarr")
 
 
 def cores() -> int:
@@ -67,7 +68,7 @@ def device(asked: str | None) -> str:
 def versions() -> dict[str, str]:
     """Of the libraries that matter here."""
     found = {}
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, *PEERS):
         try:
             found[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:

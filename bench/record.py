@@ -90,7 +90,7 @@ class Record(Frozen):
     pixel_sha256: str = ""
     content_sha256: str = ""
     path_taken: str = ""
-    differences: dict[str, str] = {}
+    differences: dict[str, str] = pydantic.Field(default_factory=dict)
     order_quality: OrderQuality | None = None
     store_bytes: int | None = None
     pack_seconds: float | None = None

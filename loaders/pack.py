@@ -28,6 +28,7 @@ Progress = Callable[[int], None]
 """Called with the number of samples that have gone by since the last call."""
 
 _LIBRARIES = ("loadstone", "numpy", "h5py", "psycopg", "pillow", "simplejpeg")
+_PEERS = ("ffcv", "litdata", "lmdb", "pyarrow", "webdataset", "zarr")
 
 
 def location(stores: Path, content: Content, backend: str, server: str | None = None) -> Path:
@@ -170,7 +171,7 @@ def _samples(store: Store, source: Source, split: str, digest: ContentDigest, pr
 
 def _versions() -> dict[str, str]:
     found = {}
-    for library in _LIBRARIES:
+    for library in (*_LIBRARIES, *_PEERS):
         try:
             found[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,6 +141,10 @@ class LitdataFeed(Feed):
             pin_memory=self.plan.pin_memory,
             **({"collate_fn": _Joined(self.shape)} if joined else {}),
         )
+
+    def close(self) -> None:
+        super().close()
+        gc.collect()  # LitData's loader and its iterator hold each other, and with them their workers
 
 
 class LitdataReader(FeedReader[Any]):

@@ -67,9 +67,10 @@ class DataLoaderFeed(Feed):
     def batches(self, asked: Key) -> Iterator[Batch]:
         from loaders.engine import Batch
 
+        loader = self.loader  # made before places are asked for: the data set knows them once it is open
         self._sampler.next = self.places(asked.indices)
         size = self.plan.batch_size
-        for number, (images, labels) in enumerate(self.loader):
+        for number, (images, labels) in enumerate(loader):
             yield Batch(images, self.labels(labels), asked.indices[number * size : (number + 1) * size])
 
     def _made(self) -> torch.utils.data.DataLoader[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,44 @@ def test_nothing_stands_in_for_a_damaged_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cifar-10-batches-bin"):
         open_data("cifar10", place, experiment(cell(), stand_in=True), said.append)
     assert said == []
+
+
+def test_a_peer_that_is_not_installed_is_a_row_that_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each optional peer has the one line that installs it; nothing is packed."""
+    for name in ("ffcv", "litdata", "lmdb", "pyarrow", "webdataset", "zarr"):
+        for module in [found for found in sys.modules if found.partition(".")[0] == name or found.startswith("loaders.peers.")]:
+            monkeypatch.delitem(sys.modules, module)
+        monkeypatch.setitem(sys.modules, name, None)
+    stores = [cell(backend=name) for name in ("lmdb", "parquet", "zarr")]
+    feeds = [cell(backend=name, engine="native") for name in ("ffcv", "litdata", "webdataset")]
+    ready = preparation(tmp_path, *stores, *feeds)
+    for peer in (*stores, *feeds):
+        found = ready.ready(peer)
+        assert isinstance(found, NotReady)
+        assert "is not installed" in found.error.reason
+        assert f"'loadstone[{peer.backend}]'" in found.error.remedy
+    assert not (tmp_path / "stores").exists()
+
+
+@pytest.mark.parametrize(("backend", "engine"), [("imagefolder", "torch"), ("mmap", "native")])
+def test_a_backend_with_an_engine_it_can_t_have_is_a_row(tmp_path: Path, packed: list[str], backend: str, engine: str) -> None:
+    """Not a crash: the reason names both, and nothing is packed for it."""
+    wanted = cell(backend=backend, engine=engine)
+    found = preparation(tmp_path, wanted).ready(wanted)
+    assert isinstance(found, NotReady)
+    assert f"the engine {engine} can't read it" in found.error.reason
+    assert packed == []
+
+
+def test_a_peer_that_can_t_hold_a_data_set_or_take_a_limit_is_a_row(tmp_path: Path, packed: list[str]) -> None:
+    """CIFAR10's class wants pictures of its size; what reads a split whole can't time a part of it."""
+    wanted = cell(backend="cifar10_torchvision", engine="native")
+    found = preparation(tmp_path, wanted).ready(wanted)
+    assert isinstance(found, NotReady)
+    assert "32 x 32" in found.error.reason
+    pytest.importorskip("webdataset", reason="webdataset is not installed")
+    wanted = cell(backend="webdataset", engine="native", limit=4)
+    found = preparation(tmp_path, wanted).ready(wanted)
+    assert isinstance(found, NotReady)
+    assert "whole" in found.error.reason
+    assert packed == []

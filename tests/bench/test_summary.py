@@ -6,9 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from bench.checks import UNEQUAL
 from bench.experiment import Cell, Experiment
 from bench.record import Epoch, Record
 from bench.summary import Row, summary
@@ -226,3 +228,50 @@ def test_rows_of_unknown_backends_are_rows(make: MakeRecord) -> None:
     """A peer's name, a path asked for by name: a summary needs no registry."""
     row = summary([make("peer:fast")])[0]
     assert row.cell == Cell(dataset="cifar10", backend="peer:fast", model="resnet8", protocol="quick", mode="train", limit=512)
+
+
+def declaring(make: MakeRecord, *promises: str, complete: bool = True, **fields: Any) -> list[Record]:
+    """Three rounds of a feed that declares differences and really has them."""
+    quality = {"complete": complete, "distance": 0.4, "tolerance": 0.05, "class_mix": 1.8} if "order" in promises else None
+    other = {"order_sha256": "own", "pixel_sha256": "own", "losses": (1.0, 1.0, 1.0)}
+    return [
+        make(
+            "webdataset",
+            (1.5, 0.5 + number / 100, 0.5),
+            round=number,
+            differences=dict.fromkeys(promises, "why"),
+            order_quality=quality,
+            **(other | fields),
+        )
+        for number in range(3)
+    ]
+
+
+def test_declared_differences_are_no_doubt_but_no_equal_work(make: MakeRecord) -> None:
+    """The row is shown with its shuffle's figures, ranked by its time, and no other row is measured against it."""
+    ours = [make("mmap", (1.5, 1.0 + number / 100, 1.0), round=number) for number in range(3)]
+    others = [make("hdf5", (1.5, 1.1, 1.1 + number / 100), round=number) for number in range(3)]
+    rows = {row.cell.backend: row for row in summary([*ours, *others, *declaring(make, "order", "pixels")])}
+    found = rows["webdataset"]
+    assert not any(doubt.kind in UNEQUAL for row in rows.values() for doubt in row.doubts)
+    assert not found.equal_work
+    assert (found.order_distance, found.order_tolerance, found.class_mix) == pytest.approx((0.4, 0.05, 1.8))
+    assert found.differences == (("order", "why"), ("pixels", "why"))
+    assert rows["mmap"].equal_work
+    assert rows["mmap"].tied_best is None
+    assert rows["hdf5"].order_distance is None
+
+
+@pytest.mark.parametrize(("promises", "complete"), [((), True), (("held",), True), (("pixels",), True), (("order",), False)])
+def test_what_is_not_declared_is_held_against_a_feed(make: MakeRecord, promises: tuple[str, ...], complete: bool) -> None:
+    """Another order without a word is unequal work; and so is a declared one in which a picture is missing."""
+    ours = [make(name, round=number) for name in ("mmap", "hdf5") for number in range(3)]
+    rows = {row.cell.backend: row for row in summary([*ours, *declaring(make, *promises, complete=complete)])}
+    assert "order" in {doubt.kind for doubt in rows["webdataset"].doubts}
+
+
+def test_a_feed_that_only_overwrites_batches_did_equal_work(make: MakeRecord) -> None:
+    """``held`` changes nothing that is trained on."""
+    ours = [make("mmap", round=number) for number in range(3)]
+    theirs = [make("ffcv", round=number, differences={"held": "why"}) for number in range(3)]
+    assert all(row.equal_work for row in summary([*ours, *theirs]))

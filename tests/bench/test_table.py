@@ -284,6 +284,23 @@ def test_without_an_environment_captions_have_no_gaps(make: MakeRecord) -> None:
     assert found.caption[0] == "protocol quick · 1 round · warm page cache · 2 threads"
 
 
+def test_what_is_declared_is_below_the_table_and_never_the_fastest(make: MakeRecord) -> None:
+    """A feed of another order has its distance in a column, its reasons and its figures in a note, and no rank."""
+    quality = {"complete": True, "distance": 0.41, "tolerance": 0.02, "class_mix": 1.83}
+    feed = {"differences": {"order": "shards are shuffled"}, "order_quality": quality, "order_sha256": "own"}
+    records = [make("mmap", (1.0, 1.0 + number / 100), mode="load", round=number) for number in range(3)]
+    records += [make("webdataset", (0.5, 0.5), mode="load", engine="native", round=number, **feed) for number in range(3)]
+    (table,) = tables(records)
+    place = [" ".join(column.title) for column in table.columns].index("other order")
+    assert {line.cells[0]: line.cells[place] for line in table.lines} == {"webdataset": "0.41", "mmap": "-"}
+    notes = " ".join(table.notes)
+    assert "Declared by webdataset (native): another order: shards are shuffled." in notes
+    assert "0.410 from a uniform shuffle, over the 0.020 of chance; the classes of a batch are 1.83 times as uneven" in notes
+    assert "Unequal work" not in notes
+    assert "Fastest: mmap" in table.verdict
+    assert "Left out, because of declared differences: webdataset" in table.verdict
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
 def test_latex_compiles_and_fits_the_page(records: list[Record], tmp_path: Path) -> None:
     """A document with nothing but what the first line asks for takes the tables, and none runs over the margin."""

@@ -46,6 +46,14 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: pack(source, name, root).root for name in dict.fromkeys(each.partition(":")[0] for each in BACKENDS)}
 
 
+@pytest.fixture(scope="module")
+def cifar_like(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pictures of CIFAR-10's size, which all peers take, in our format and in those of peers that are always there."""
+    root = tmp_path_factory.mktemp("peers")
+    source = open_source("synthetic:train=300,val=40,size=32,classes=4", root)
+    return {name: pack(source, name, root).root for name in ("mmap", "imagefolder", "cifar10_torchvision")}
+
+
 @pytest.fixture
 def run(stores: dict[str, Path]) -> Run:
     """Runs a cell in this process; other fields are the cell's."""
@@ -186,3 +194,33 @@ def test_a_store_cut_short_is_said(run: Run, stores: dict[str, Path]) -> None:
             run("load")
     finally:
         file.write_bytes(whole)
+
+
+def fed(root: Path, mode: str, backend: str, engine: str = "native", **fields: Any) -> dict[str, Any]:
+    """Run a cell of ``cifar_like``."""
+    fields = {"model": None if mode == "load" else "resnet8", "protocol": "quick"} | fields
+    cell = Cell.model_validate({"dataset": DATA, "backend": backend, "mode": mode, "codec": "raw", "engine": engine, **fields})
+    return worker.run(Job(cell, root, None, 3, 1, "cpu"), lambda *_: None)
+
+
+@pytest.mark.parametrize("backend", ["imagefolder", "cifar10_torchvision"])
+def test_a_feed_that_promises_all_trains_alike(backend: str, cifar_like: dict[str, Path]) -> None:
+    """Order, pixels, every loss and both scores are those of our own format, bit for bit, and nothing is declared."""
+    same = ("order_sha256", "pixel_sha256", "losses", "accuracy", "macro_f1", "val_images")
+    ours, theirs = (fed(cifar_like[name], "train", name, engine) for name, engine in (("mmap", "torch"), (backend, "native")))
+    assert {key: theirs[key] for key in same} == {key: ours[key] for key in same}
+    assert theirs["differences"] == {}
+    assert "order_quality" not in theirs
+    assert "DataLoader" in theirs["path_taken"]
+
+
+def test_a_feed_of_its_own_order_is_judged(tmp_path: Path) -> None:
+    """Its digest is of what came; how well it was shuffled stands beside it, and that no picture was missing."""
+    pytest.importorskip("webdataset", reason="webdataset is not installed")
+    root = pack(open_source(DATA, tmp_path), "webdataset", tmp_path).root
+    found = fed(root, "load", "webdataset", workers=2)
+    assert found["order_sha256"] != order.digest(order.order(300, 3, 0))
+    assert "order" in found["differences"]
+    assert found["order_quality"].complete
+    assert 0 < found["order_quality"].distance < 1
+    assert all(epoch.images == 300 * epoch.passes for epoch in found["epochs"])
