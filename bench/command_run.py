@@ -35,6 +35,7 @@ class Options:
     codec: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
     mode: tuple[str, ...] = ()
+    engine: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     fetch: tuple[str, ...] = ()
     rounds: int | None = None
@@ -71,7 +72,7 @@ def choose(name: str, options: Options) -> Experiment:
     Raises:
         UnknownName: no such experiment, or a glob that no cell matches. ExperimentInvalid: the file is wrong.
     """
-    cuts = {field: getattr(options, field) for field in ("backend", "codec", "model", "mode", "workers", "fetch")}
+    cuts = {field: getattr(options, field) for field in ("backend", "codec", "engine", "model", "mode", "workers", "fetch")}
     chosen = _on_datasets(experiment.load(name), options.dataset).cut(**cuts)
     if not chosen.cells:
         raise UsageError(f"no cell of {name} is left by these options")

@@ -19,8 +19,8 @@ from loaders.registry import BACKENDS
 
 SHIPPED = Path(__file__).parent / "experiments"
 
-Mode = Literal["train", "load", "compute"]
-Engine = Literal["torch", "native", "stream"]
+Mode = Literal["train", "load", "compute", "limit"]
+Engine = Literal["torch", "threads", "native", "stream"]
 Fetch = Literal["item", "batch"]
 Cache = Literal["warm"]
 
@@ -30,11 +30,13 @@ class Cell(Frozen):
 
     Attributes:
         dataset: as asked for: ``cifar10``, ``image_folder:photos``, ...
-        backend: ``name``, or ``name:path`` where a code path is asked for by name. ``memory`` in ``compute``.
+        backend: ``name``, or ``name:path`` where a code path is asked for by name. ``memory`` in ``compute``. In ``limit``
+            what is measured: ``copy``, ``gather`` or ``decode``, see ``bench.limits``.
         codec: None is the data set's own.
         fetch: ``item`` one sample a call, ``batch`` one call a batch.
-        workers: processes beside the one that trains; 0 reads in it.
-        model: None in ``load``.
+        workers: processes beside the one that trains; 0 reads in it. Of ``threads`` threads, and 0 is their number by rule;
+            of ``limit`` threads, and 0 is one.
+        model: None in ``load`` and ``limit``.
         limit: training images of an epoch, the same ones in every run; None is all.
     """
 
@@ -52,8 +54,8 @@ class Cell(Frozen):
 
     @property
     def backend_name(self) -> str:
-        """The registry's key."""
-        return self.backend.partition(":")[0]
+        """The registry's key of the store that is read."""
+        return "memory" if self.mode == "limit" else self.backend.partition(":")[0]
 
     @property
     def path(self) -> str | None:
@@ -69,6 +71,8 @@ class Cell(Frozen):
     def label(self) -> str:
         """A short name for progress and errors."""
         parts = [self.dataset, self.backend, self.codec or "", self.model or "", self.mode]
+        if self.engine != "torch":
+            parts.append(self.engine)
         if self.fetch == "item":
             parts.append("by item")
         if self.workers:
@@ -99,7 +103,7 @@ class Grid(Frozen):
         return [value] if isinstance(value, str | int) else value
 
     def cells(self) -> Iterable[Cell]:
-        """The grid's cells. ``load`` has no model; ``compute`` has no way of loading; neither is repeated for it."""
+        """The grid's cells. ``load`` and ``limit`` have no model, ``compute`` no way of loading; none is repeated for it."""
         for dataset, mode in itertools.product(self.datasets, self.modes):
             if mode == "compute":
                 for trained in self.models:
@@ -108,9 +112,11 @@ class Grid(Frozen):
                     )
                 continue
             models: Sequence[str | None] = self.models if mode == "train" else (None,)
-            loading = itertools.product(
-                self.backends, self.codecs or (None,), self.engines, self.fetch, self.workers, self.cache
-            )
+            codecs = self.codecs or (None,)
+            # A limit has no engine, no way of asking and no cache.
+            ways = (self.engines, self.fetch) if mode != "limit" else (("torch",), ("batch",))
+            caches = self.cache if mode != "limit" else ("warm",)
+            loading = itertools.product(self.backends, codecs, *ways, self.workers, caches)
             for model, (backend, codec, engine, fetch, workers, cache) in itertools.product(models, list(loading)):
                 engine, fetch, workers = self._way(backend, engine, fetch, workers)
                 yield Cell(
@@ -195,7 +201,12 @@ class Experiment(Frozen):
 OWN_CODEC = "own"
 """What a glob calls the codec that a cell leaves to the data set."""
 
-_SPARED = {"compute": ("backend", "codec", "engine", "fetch", "workers", "cache"), "load": ("model",), "train": ()}
+_SPARED = {
+    "compute": ("backend", "codec", "engine", "fetch", "workers", "cache"),
+    "load": ("model",),
+    "train": (),
+    "limit": ("model", "engine", "fetch", "cache"),
+}
 
 
 def _word(cell: Cell, field: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import limits
 from bench.experiment import Cell, Experiment
 from datasets import registry as datasets
-from datasets.errors import DatasetMissing, DownloadFailed, Unavailable
+from datasets.errors import DatasetMissing, DownloadFailed, Unavailable, UnknownName
 from datasets.source import Source
 from loaders import registry as backends
 from loaders.manifest import CodecName, Content, Manifest
@@ -68,7 +69,10 @@ def check_names(experiment: Experiment) -> None:
         protocol(cell.protocol)
         if cell.model is not None:
             model_entry(cell.model)
-        backends.check_name(cell.backend_name, cell.path)
+        if cell.mode != "limit":
+            backends.check_name(cell.backend_name, cell.path)
+        elif cell.backend not in limits.PATHS:
+            raise UnknownName("limit", cell.backend, limits.PATHS)
 
 
 def open_data(spec: str, place: Place, experiment: Experiment, say: Say) -> Source:
@@ -128,6 +132,8 @@ class Preparation:
         if cell.mode != "compute":  # which has no way of loading
             cell = cell.model_copy(update={"codec": codec})
         try:
+            if cell.mode == "limit" and (why := limits.unfit(cell.backend, codec, info.shape)):
+                raise Unavailable(cell.backend, why, "")
             root = self._store(cell, codec)
             return Ready(cell, root, self._server_of(cell), Manifest.read(root))
         except Unavailable as error:

@@ -185,7 +185,7 @@ def _compared(row: Row, one: Runs, every: Sequence[Runs]) -> Row:
     return replace(
         row,
         cost=_cost(one, every) if one.cell.mode == "train" else None,
-        memory_ratio=_memory_ratio(one, same) if one.cell.mode != "compute" else None,
+        memory_ratio=_memory_ratio(one, same) if one.cell.mode in ("train", "load") else None,
         load_images_per_second=None if load is None else _timed(row, load).images_per_second,
     )
 

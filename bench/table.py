@@ -83,7 +83,8 @@ def tables(rows: Sequence[Row], place: Setting) -> list[Table]:
     trained = {(row.dataset, row.cell.loading) for row in rows if row.cell.mode == "train"}
     loads = [group for group in groups.values() if group[0].cell.mode == "load"]
     unseen = [group for group in loads if any((row.dataset, row.cell.loading) not in trained for row in group)]
-    return found + [_table(group, rows, place) for group in unseen]
+    bounds = [group for group in groups.values() if group[0].cell.mode == "limit"]
+    return found + [_table(group, rows, place) for group in [*unseen, *bounds]]
 
 
 def _table(group: Sequence[Row], rows: Sequence[Row], place: Setting) -> Table:

@@ -35,6 +35,8 @@ def setting(environment: Mapping[str, object]) -> Setting:
 def way(cell: Cell, field: str) -> str:
     """One part of a way of loading, as tables show it."""
     value = getattr(cell, field)
+    if field == "workers" and cell.engine == "threads" and not value:
+        return "by rule"
     return "own" if value is None else str(value)
 
 
@@ -89,7 +91,7 @@ def conditions(rows: Sequence[Row], place: Setting) -> list[str]:
 
 def title(row: Row) -> str:
     """The name of a row's group."""
-    return f"{row.dataset} · {row.cell.model or 'loading only'}"
+    return f"{row.dataset} · {row.cell.model or ('limits of the machine' if row.cell.mode == 'limit' else 'loading only')}"
 
 
 def _covered(rows: Sequence[Row]) -> str:
@@ -209,6 +211,8 @@ def verdict(rows: Sequence[Row]) -> str:
     """What the group says in plain words, and no more than its runs can carry."""
     ran = [row for row in rows if row.epoch is not None and not row.bound]
     formats = [row for row in ran if row.equal_work]
+    if rows[0].cell.mode == "limit":
+        return "No storage formats, but what this machine could do at best: loading is held against it."
     if not formats:
         return (
             "All storage formats did unequal work, or declare a difference: no verdict."

@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 import torch
 
-from bench import shuffle
+from bench import limits, shuffle
 from bench.experiment import Cell
 from bench.record import Epoch
 from datasets.errors import LoadstoneError
@@ -109,9 +109,9 @@ def run(job: Job, tell: Tell) -> dict[str, Any]:
     found: dict[str, Any] = {"threads": job.threads, "device": job.device}
     with _loader(store, cell, recipe, job) as batches:
         found |= _identity(batches)
-        mode = {"train": _train, "load": _load, "compute": _compute}[cell.mode]
-        found |= mode(batches, job, recipe, device, tell)
-        found |= {"train_images": batches.images, "path_taken": batches.path_taken, "pss_bytes": _pss_bytes()}
+        mode = {"train": _train, "load": _load, "compute": _compute, "limit": _limit}[cell.mode]
+        found |= {"path_taken": batches.path_taken} | mode(batches, job, recipe, device, tell)
+        found |= {"train_images": batches.images, "pss_bytes": _pss_bytes()}
     return found | {"cpu_seconds": _cpu_seconds(), "bytes_read": _bytes_read()}
 
 
@@ -206,14 +206,30 @@ def _load(batches: Loader, job: Job, recipe: Protocol, device: torch.device, tel
         repeated = itertools.chain.from_iterable(itertools.repeat(batches, passes))
         return _epoch(time_epoch(repeated, place, use, Clock.of(device)), passes)
 
+    return {"epochs": _repeated(timed, recipe.epochs, tell)}
+
+
+def _limit(batches: Loader, job: Job, recipe: Protocol, _: torch.device, tell: Tell) -> dict[str, Any]:
+    kind, threads = job.cell.backend, max(1, job.cell.workers)
+    seconds = limits.stopwatch(kind, batches.reader, batches.order(0), batches.shape, recipe.batch_size, threads)
+
+    def timed(passes: int) -> Epoch:
+        took = seconds(passes)
+        return Epoch(total=took, wait=0, copy_=0, step=took, images=passes * batches.images, first_batch=0, passes=passes)
+
+    return {"epochs": _repeated(timed, recipe.epochs, tell), "path_taken": limits.PATHS[kind]}
+
+
+def _repeated(timed: Callable[[int], Epoch], number_of_epochs: int, tell: Tell) -> tuple[Epoch, ...]:
+    """One pass as the first epoch, then epochs of as many passes as can be timed."""
     epochs = [timed(1)]
-    tell(0, recipe.epochs, epochs[0])
+    tell(0, number_of_epochs, epochs[0])
     # One more pass, not counted, for the number of passes: the first one started workers and touched everything.
     passes = max(1, math.ceil(LOAD_SECONDS / timed(1).total)) if epochs[0].total < 2 * LOAD_SECONDS else 1
-    for number in range(1, recipe.epochs):
+    for number in range(1, number_of_epochs):
         epochs.append(timed(passes))
-        tell(number, recipe.epochs, epochs[-1])
-    return {"epochs": tuple(epochs)}
+        tell(number, number_of_epochs, epochs[-1])
+    return tuple(epochs)
 
 
 def _use(batches: Loader, job: Job, recipe: Protocol, device: torch.device) -> Callable[[PlacedBatch], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from loaders.store import Reader
 ENGINES = {
     "native": "loaders.engines.native:NativeEngine",
     "stream": "loaders.engines.stream:StreamEngine",
+    "threads": "loaders.engines.threads:ThreadsEngine",
     "torch": "loaders.engines.torch:TorchEngine",
 }
 FETCHES = ("item", "batch")
@@ -62,6 +63,8 @@ class Plan:
         for name in ("batch_size", "image_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers < 0:
+            raise UsageError(f"workers must be at least 0, not {self.workers}")
         if self.engine not in ENGINES:
             raise UnknownName("engine", self.engine, ENGINES)
         if self.fetch not in FETCHES:
@@ -81,7 +84,7 @@ class Engine(ABC):
         self.reader, self.shape, self.plan = reader, shape, plan
 
     @abstractmethod
-    def epoch(self, keys: Iterator[Key]) -> Iterator[Batch]:
+    def epoch(self, keys: Iterator[Key]) -> Generator[Batch]:
         """One batch a key, in the order of the keys; may be left early, and then nothing read ahead turns up later.
 
         Raises:

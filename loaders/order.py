@@ -1,6 +1,6 @@
 """The only shuffle, and the only source of per-sample randomness.
 
-Both are pure functions of their arguments, so that every backend, engine, worker and thread reads the same order and
+All are pure functions of their arguments, so that every backend, engine, worker and thread reads the same order and
 draws the same crops.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +20,86 @@ Indices = npt.NDArray[np.int64]
 _SUBSET_EPOCH = 2**64 - 1
 
 
+# Up to so many samples an epoch's order is made whole (16 MB), beyond it by the part: 100 M would take 800 MB, in every worker.
+WHOLE = 2**21
+# Permutations of few rounds show it in their statistics; Luby and Rackoff 1988 prove 4 enough for an ideal round function.
+_ROUNDS = 6
+_PART = 1 << 16
+
+
+class Order(Protocol):
+    """Indices in the order they are read in, whose slices are int64 arrays; an array is one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Indices: ...
+
+
 def order(count: int, seed: int, epoch: int) -> Indices:
-    """A permutation of ``range(count)``: int64 (count,), from Philox keyed by (seed, epoch)."""
+    """A permutation of ``range(count)``, whole: int64 (count,), keyed by (seed, epoch).
+
+    From Philox, by NumPy's generator; over ``WHOLE`` that of ``Scattered``.
+    """
+    if count > WHOLE:
+        return Scattered(count, seed, epoch)[:]
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
     return generator.permutation(count).astype(np.int64, copy=False)
+
+
+def by_part(count: int, seed: int, epoch: int) -> Order:
+    """The same as ``order``, made whole only where that is small."""
+    return order(count, seed, epoch) if count <= WHOLE else Scattered(count, seed, epoch)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """``range(count)``, by the part."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice, /) -> Indices:
+        return np.arange(*part.indices(self.count), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Scattered(InOrder):
+    """A pseudo-random permutation of ``range(count)`` of which any part can be had without the rest.
+
+    Source: a Feistel network over the least even power of two that holds ``count`` (Luby and Rackoff 1988), its rounds keyed
+    by (seed, epoch), and walked on until it falls below ``count`` (Black and Rogaway 2002, "Ciphers with arbitrary finite
+    domains"): so it is a permutation for every count.
+    """
+
+    seed: int
+    epoch: int
+
+    def __getitem__(self, part: slice, /) -> Indices:
+        places = super().__getitem__(part)
+        for start in range(0, len(places), _PART):  # whole, it would take six times the memory of what it makes
+            places[start : start + _PART] = self._at(places[start : start + _PART])
+        return places
+
+    def _at(self, places: Indices) -> Indices:
+        half = np.uint64(-(-(self.count - 1).bit_length() // 2))
+        found = self._network(places.astype(np.uint64), half)
+        while len(outside := np.flatnonzero(found >= np.uint64(self.count))):
+            found[outside] = self._network(found[outside], half)
+        return found.astype(np.int64)
+
+    def _network(self, values: npt.NDArray[np.uint64], half: np.uint64) -> npt.NDArray[np.uint64]:
+        left, right = values >> half, values & ((np.uint64(1) << half) - np.uint64(1))
+        for number in range(_ROUNDS):
+            left, right = right, left ^ (_hash(self.seed, self.epoch, right, number) >> (np.uint64(64) - half))
+        return (left << half) | right
 
 
 def subset(count: int, limit: int | None) -> Indices:
     """The same ``limit`` indices out of ``count`` for every run: int64, ascending; all of them where limit is None."""
     if limit is None or limit >= count:
         return np.arange(count, dtype=np.int64)
-    return np.sort(order(count, 0, _SUBSET_EPOCH)[:limit])
+    return np.sort(by_part(count, 0, _SUBSET_EPOCH)[:limit])
 
 
 def digest(indices: Indices) -> str:
@@ -51,10 +121,16 @@ def uniform(seed: int, epoch: int, indices: Indices, draw: int) -> npt.NDArray[n
 
     Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied after each word of the key.
     """
-    state = np.zeros(len(indices), dtype=np.uint64)
-    for word in (np.uint64(seed), np.uint64(epoch), np.asarray(indices).astype(np.uint64), np.uint64(draw)):
-        state = _mix(state + np.uint64(0x9E3779B97F4A7C15) + word)
+    state = _hash(seed, epoch, np.asarray(indices).astype(np.uint64), draw)
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _hash(seed: int, epoch: int, values: npt.NDArray[np.uint64], draw: int) -> npt.NDArray[np.uint64]:
+    """64 bits per value; see ``uniform``."""
+    state = np.zeros(1, dtype=np.uint64)  # as long as one word until the values come
+    for word in (np.uint64(seed), np.uint64(epoch), values, np.uint64(draw)):
+        state = _mix(state + np.uint64(0x9E3779B97F4A7C15) + word)
+    return state
 
 
 def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

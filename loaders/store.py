@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +134,7 @@ class Reader(ABC, Generic[Handle]):
     Attributes:
         device: where its batches are born.
         inherits_handle: whether a forked child may use the handle of its parent (plain memory may, connections may not).
+        shares_handle: whether several threads may read by one handle (plain memory and mappings may).
         labels: int64 (n,), mapped or read at the first use.
         sizes: int32 (n, 2), (height, width) in pixels; only where sizes differ.
         path_taken: the code path that serves the reads, in words.
@@ -141,6 +142,7 @@ class Reader(ABC, Generic[Handle]):
 
     device: ClassVar[str] = "cpu"
     inherits_handle: ClassVar[bool] = False
+    shares_handle: ClassVar[bool] = False
 
     def __init__(self, store: Store, split: str) -> None:
         self.store, self.split = store, split
@@ -163,6 +165,13 @@ class Reader(ABC, Generic[Handle]):
         if self._handle is None or (self._owner != os.getpid() and not self.inherits_handle):
             self._handle, self._owner = self._open(), os.getpid()
         return self._handle
+
+    def twin(self) -> Self:
+        """Another reader of the same split, for another thread of this process; memory and mappings are shared."""
+        other = type(self)(self.store, self.split)
+        if self.shares_handle:
+            other._handle, other._owner = self.handle, self._owner  # noqa: SLF001 - of its own class
+        return other
 
     @abstractmethod
     def _open(self) -> Handle:

@@ -199,6 +199,8 @@ class _Hdf5Columns(Reader[Any]):
 class OffsetReader(_Hdf5Columns):
     """Maps the file and reads the contiguous data where HDF5 says it is."""
 
+    shares_handle = True
+
     def _open(self) -> Payloads:
         with self.store.open() as file:
             data = _data(self.store, file, self.split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,19 @@ class MemoryStore(MmapStore):
     name = "memory"
 
     def reader(self, split: str) -> MemoryReader:
-        return MemoryReader(self, split)
+        reader = MemoryReader(self, split)
+        reader.preload()
+        return reader
 
 
 class MemoryReader(MmapReader):
-    """Reads the split into RAM at once, before any worker is forked, so that workers share the one copy."""
+    """Reads the split into RAM when the store makes it, before any worker is forked, so that workers share the one copy."""
 
     inherits_handle = True
 
-    def __init__(self, store: MemoryStore, split: str) -> None:
-        super().__init__(store, split)
-        self._handle = self._open()
+    def preload(self) -> None:
+        """Read the split now."""
+        self._handle, self._owner = self._open(), os.getpid()
 
     def close(self) -> None:
         """Nothing: the split stays in RAM, to be shared with workers forked later, until the reader is dropped."""

@@ -74,6 +74,8 @@ def arrange(root: Path, data: Pixels, record_bytes: int | None, offsets: Indices
 class MmapReader(Reader[Payloads]):
     """Gathers records of one length straight into the batch; hands out views of others."""
 
+    shares_handle = True
+
     def _open(self) -> Payloads:
         root, record_bytes = self.store.root, self.content.record_bytes
         offsets = None if record_bytes is not None else columns.read(root, self.split, "offsets", len(self) + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class TorchEngine(Engine):
             pin_memory=plan.pin_memory,
         )
 
-    def epoch(self, keys: Iterator[Key]) -> Iterator[Batch]:
+    def epoch(self, keys: Iterator[Key]) -> Generator[Batch]:
         self._keys.next = keys
         for batch in self._loader:
             if isinstance(batch, LoadstoneError):

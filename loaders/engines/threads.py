@@ -1,0 +1,147 @@
+"""``threads``: a few threads of this process read whole batches ahead, in order, into memory that is used again."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from loaders.codec import Pixels
+from loaders.engine import Batch, Engine, Key, Plan
+from loaders.manifest import Content
+from loaders.order import Draws
+from loaders.store import Labels, Reader
+
+# Portions that wait for the consumer beside those being read: one to hand over at once, one against an uneven step.
+READY = 2
+# A portion is what a thread reads at a time. Handing over costs some 20 us, a fifth of what a batch of CIFAR-10 takes to copy:
+# so small batches go in portions of several, up to these.
+PORTION = 4
+PORTION_BYTES = 4 << 20
+# Copying is bound by memory: a third thread found nothing left to gain (docs/method.md).
+COPYING_THREADS = 2
+# Decoding is bound by cores; beyond these a GPU of today has more pictures than it can train on.
+DECODING_THREADS = 16
+
+
+def threads_by_rule(content: Content, cores: int) -> int:
+    """The number of threads where none is asked for: by what has to be done, and how many cores there are.
+
+    A thread that is ahead sleeps, so the rule bounds how much of a machine a slow epoch may take, not what a fast one does.
+    """
+    return max(1, min(cores, COPYING_THREADS if content.codec == "raw" and content.shape is not None else DECODING_THREADS))
+
+
+def _delivered(found: Batch | Exception) -> Batch:
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+class ThreadsEngine(Engine):
+    """Threads that live as long as the engine; ``plan.workers`` of them, or for 0 ``threads_by_rule``.
+
+    A thread reads whole batches: sharing every batch among the threads was no faster, and hands over twice as often.
+    At most ``threads + READY`` portions are read or wait at any time, beside the one that the consumer works through.
+
+    A batch is never overwritten while anything holds it. Its memory is used again once nothing does: fresh memory for
+    every batch would cost more in page faults than the copying. With ``pin_memory`` that is done by PyTorch's allocator
+    of page-locked memory, which also waits for the copies to a GPU that were asked for, on whichever stream.
+    """
+
+    def __init__(self, reader: Reader[Any], shape: tuple[int, int, int], plan: Plan) -> None:
+        super().__init__(reader, shape, plan)
+        self.threads = plan.workers or threads_by_rule(reader.content, len(os.sched_getaffinity(0)))
+        self.portion = max(1, min(PORTION, PORTION_BYTES // (plan.batch_size * math.prod(shape))))
+        self._pin = plan.pin_memory and torch.cuda.is_available()
+        if plan.pin_memory and not self._pin:
+            warnings.warn("pin_memory: there is no GPU here, batches stay in pageable memory", stacklevel=4)
+        self._labels: Labels | None = None
+        self._readers = [reader]
+        self._free: list[npt.NDArray[np.uint8]] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._owner = 0
+
+    def epoch(self, keys: Iterator[Key]) -> Generator[Batch]:
+        if self._labels is None:
+            self._labels = np.asarray(self.reader.labels)  # a plain view: a memmap pays for its class at every batch
+        pool = self._started()
+        portions = iter(lambda: list(islice(keys, self.portion)), [])
+        begun = (pool.submit(self._read_portion, portion) for portion in portions)
+        pending = deque(islice(begun, self.threads + READY))
+        try:
+            while pending:
+                came = deque(pending.popleft().result())
+                pending.extend(islice(begun, 1))
+                while came:
+                    yield _delivered(came.popleft())  # and no hold is kept of it: its memory may be used again
+        finally:
+            # Not waited for: what is being read now ends by itself, and is dropped.
+            for future in pending:
+                future.cancel()
+
+    def _started(self) -> ThreadPoolExecutor:
+        """The threads; a forked child has none of its parent's, and starts its own."""
+        if self._pool is None or self._owner != os.getpid():
+            self._readers = [self.reader, *(self.reader.twin() for _ in range(self.threads - 1))]
+            self._pool, self._owner = ThreadPoolExecutor(self.threads, "loadstone reads"), os.getpid()
+        return self._pool
+
+    def _read_portion(self, keys: list[Key]) -> list[Batch | Exception]:
+        """The batches, up to the one that can't be read and in its place the error."""
+        found: list[Batch | Exception] = []
+        reader = self._readers.pop()  # there are as many as threads
+        try:
+            for key in keys:
+                found.append(self._batch(reader, key))  # noqa: PERF401 - those before an error are kept
+        except Exception as error:  # whatever it is, the consumer gets it after the batches before it
+            found.append(error)
+        finally:
+            self._readers.append(reader)
+        return found
+
+    def _batch(self, reader: Reader[Any], key: Key) -> Batch:
+        images, out = self._memory(len(key.indices))
+        self._read(reader, key, out)
+        assert self._labels is not None
+        labels = torch.from_numpy(np.asarray(self._labels[key.indices], dtype=np.int64))
+        return Batch(images.permute(0, 3, 1, 2), labels.pin_memory() if self._pin else labels, key.indices)
+
+    def _read(self, reader: Reader[Any], key: Key, out: Pixels) -> None:
+        draws = Draws(self.plan.seed, key.epoch, self.plan.training)
+        step = 1 if self.plan.fetch == "item" else max(1, len(key.indices))
+        for start in range(0, len(key.indices), step):
+            reader.read(key.indices[start : start + step], out[start : start + step], draws)
+
+    def _memory(self, count: int) -> tuple[torch.Tensor, Pixels]:
+        """A tensor for ``count`` pictures, and the array that it looks at."""
+        if self._pin:
+            images = torch.empty((count, *self.shape), dtype=torch.uint8, pin_memory=True)
+            return images, images.numpy()
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty((self.plan.batch_size, *self.shape), np.uint8)
+        out = memory[:count]
+        # The tensor, and every view made of it, holds ``out``: when that goes, nobody looks at the memory any more.
+        weakref.finalize(out, self._free.append, memory).atexit = False
+        return torch.from_numpy(out), out
+
+    def close(self) -> None:
+        if self._pool is not None and self._owner == os.getpid():
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
+        self._free.clear()
+        for reader in self._readers:
+            reader.close()
+        super().close()
