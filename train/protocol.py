@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -190,12 +190,17 @@ QUICK = THESIS.model_copy(
 PROTOCOLS: dict[str, Protocol] = {each.name: each for each in (HE2016, HUANG2017, QUICK, THESIS, THESIS_CPU)}
 
 
-OPTIONS: dict[str, dict[str, str | bool]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "augmented": {"augmented_load": True},
+    "batch4096": {"batch_size": 4096},
+    "batch512": {"batch_size": 512},
     "bf16": {"precision": "bfloat16"},
     "compile": {"compiled": True},
 }
-"""What may be added to a protocol's name, after a ``+`` each, in this order: ``thesis+bf16+compile``."""
+"""What may be added to a protocol's name, after a ``+`` each, in alphabetical order: ``thesis+bf16+compile``.
+
+The batch sizes are for ``load``: a bus is measured by large batches.
+"""
 
 
 def protocol(name: str) -> Protocol:

@@ -212,7 +212,7 @@ class Pipeline:
         (made,) = self._pipeline.share_outputs()
         # DALI writes its buffers again once they are released.
         if self._decoder == "mixed":
-            pictures = torch.from_dlpack(made.as_tensor()).clone()
+            pictures = torch.utils.dlpack.from_dlpack(made.as_tensor()).clone()
             torch.cuda.current_stream().synchronize()
         else:
             pictures = torch.from_numpy(made.as_array().copy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class NativeEngine(Engine):
         assert isinstance(reader.store, FeedStore), f"{reader.store.name} is no feed"
         self.feed = reader.store.feed(reader.split, plan, shape)
 
-    def epoch(self, keys: Iterator[Key]) -> Iterator[Batch]:
+    def epoch(self, keys: Iterator[Key]) -> Generator[Batch, None, None]:
         wanted = list(keys)
         asked = Key(wanted[0].epoch, np.concatenate([key.indices for key in wanted]))
         batches = self.feed.batches(asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class StreamEngine(Engine):
         self._reader: GpuMmapReader = reader
         self._threads: ThreadPoolExecutor | None = None
 
-    def epoch(self, keys: Iterator[Key]) -> Iterator[Batch]:
+    def epoch(self, keys: Iterator[Key]) -> Generator[Batch, None, None]:
         ahead: deque[Future[_Group]] = deque()
         try:
             for group in self._groups(keys):

@@ -17,9 +17,11 @@ import torch
 from datasets.errors import Unavailable
 from loaders import gpu
 from loaders.backends.mmap import MmapReader, MmapStore
+from loaders.engines.stream import GROUP_BYTES
 from loaders.feed import Feed, FeedStore, Promise
 from loaders.gpu import CudaGpu, Gpu
 from loaders.manifest import Content
+from loaders.order import Indices
 from loaders.store import Availability
 
 if TYPE_CHECKING:
@@ -79,37 +81,41 @@ class GpuCopyStore(_GpuStore):
 
 
 class GpuCopyFeed(_GpuFeed):
-    """One copy a batch, on a side stream, some of them ahead."""
+    """Copies of several batches each, on a side stream, some of them ahead."""
 
-    path_taken = "one copy a batch of contiguous pinned memory"
+    path_taken = "copies of contiguous pinned memory"
 
     def _made(self) -> torch.Tensor:
         return self._pinned()
 
     def batches(self, asked: Key) -> Iterator[Batch]:
-        held, size = np.sort(asked.indices), self.plan.batch_size
+        held = np.sort(asked.indices)
+        if int(held[-1]) - int(held[0]) + 1 != len(held):
+            raise Unavailable(self.store.name, "it copies whole splits", "leave out limit")
+        batch_bytes = self.plan.batch_size * int(np.prod(self.shape))
+        size = self.plan.batch_size * max(1, GROUP_BYTES // batch_bytes)
         under_way: deque[tuple[Batch, Any]] = deque()
         for start in range(0, len(held), size):
             under_way.append(self._copied(held[start : start + size]))
             if len(under_way) > AHEAD:
-                yield self._joined(*under_way.popleft())
+                yield from self._joined(*under_way.popleft())
         while under_way:
-            yield self._joined(*under_way.popleft())
+            yield from self._joined(*under_way.popleft())
 
-    def _copied(self, indices: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[Batch, Any]:
+    def _copied(self, indices: Indices) -> tuple[Batch, Any]:
+        """Several batches by one copy, as ``stream`` gathers them."""
         from loaders.engine import Batch
 
-        first, count = int(indices[0]), len(indices)
-        if int(indices[-1]) - first + 1 != count:
-            raise Unavailable(self.store.name, "it copies whole splits", "leave out limit")
         with self._gpu.beside():
-            images = self.loader[first : first + count].to(self._gpu.device, non_blocking=True)
+            images = self.loader[int(indices[0]) : int(indices[-1]) + 1].to(self._gpu.device, non_blocking=True)
             labels = self._gpu.upload(np.asarray(self._reader.labels[indices], dtype=np.int64))
             return Batch(images.permute(0, 3, 1, 2), labels, indices), self._gpu.mark()
 
-    def _joined(self, batch: Batch, mark: Any) -> Batch:
-        self._gpu.join(mark, batch.images, batch.labels)
-        return batch
+    def _joined(self, group: Batch, mark: Any) -> Iterator[Batch]:
+        self._gpu.join(mark, group.images, group.labels)
+        for start in range(0, len(group.indices), self.plan.batch_size):
+            part = slice(start, start + self.plan.batch_size)
+            yield type(group)(group.images[part], group.labels[part], group.indices[part])
 
 
 class GpuArrayStore(_GpuStore):

@@ -26,13 +26,13 @@ SIZED = {
     "jpeg": expected("jpeg"),
     "jpeg-grey": expected("jpeg", channels=1),
 }
-DIFFERING = {f"{codec}-differing": expected(codec, differing=True) for codec in ("raw", "png", "jpeg")}  # type: ignore[arg-type]
+DIFFERING = {f"{codec}-differing": expected(codec, differing=True) for codec in ("raw", "png", "jpeg")}
 COUNTS = {"train": 300, "val": 4}
 
 
-def levels_apart(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def levels_apart(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """How far values are apart."""
-    apart: np.ndarray = np.abs(found.astype(int) - wanted.astype(int))  # type: ignore[type-arg]
+    apart: np.ndarray = np.abs(found.astype(int) - wanted.astype(int))
     return apart
 
 

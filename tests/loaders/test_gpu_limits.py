@@ -71,7 +71,7 @@ def test_the_array_delivers_crops_of_every_picture_in_order(packed: Packed) -> N
     assert {mirrored for _, _, mirrored in seen} == {True, False}
 
 
-def where(image: np.ndarray, picture: np.ndarray) -> tuple[int, int, bool] | None:  # type: ignore[type-arg]
+def where(image: np.ndarray, picture: np.ndarray) -> tuple[int, int, bool] | None:
     """(top, left, mirrored) at which ``image`` was cut out of the framed ``picture``."""
     height, width = picture.shape[:2]
     framed = np.pad(picture, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)))
