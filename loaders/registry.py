@@ -38,6 +38,12 @@ BACKENDS = {
         "pip install 'loadstone[dali]'",
         engine="native",
     ),
+    "dali_files": Entry(
+        "loaders.backends.dali_files:DaliFilesStore",
+        "NVIDIA DALI's own file reader, over the tree of filesystem",
+        "pip install 'loadstone[dali]'",
+        engine="native",
+    ),
     "dali_gpu": Entry(
         "loaders.backends.dali:DaliGpuStore",
         "NVIDIA DALI with a GPU's decoder, fed in our order",

@@ -73,11 +73,22 @@ class DaliGpuStore(DaliStore):
         return {"pixels": "nvJPEG's inverse DCT and chroma filter are not libjpeg's; how far apart is not measured yet"}
 
 
+_STARTED_IN: list[int] = []
+
+
+def check_process(name: str) -> None:
+    """Called before a pipeline is made. DALI's threads do not survive a fork: one made in a child waited for ever.
+
+    Raises:
+        Unavailable: this process was forked from one in which a pipeline was made.
+    """
+    if _STARTED_IN and _STARTED_IN[-1] != os.getpid():
+        raise Unavailable(name, "DALI was started before this process was forked", "read in its parent")
+    _STARTED_IN[:] = [os.getpid()]
+
+
 class DaliFeed(Feed):
     """A pipeline that is fed the sampler's order, and keeps ``AHEAD`` batches under way."""
-
-    # DALI's threads do not survive a fork, and a pipeline made in the child waited for them for ever.
-    _started_in: ClassVar[int | None] = None
 
     def __init__(self, store: DaliStore, split: str, plan: Plan, shape: tuple[int, int, int]) -> None:
         super().__init__(store, split, plan, shape)
@@ -91,9 +102,7 @@ class DaliFeed(Feed):
         return f"DALI {nvidia.dali.__version__}, external source in order, {self.content.codec} by {self._decoder}{fitted}"
 
     def _made(self) -> Pipeline:
-        if DaliFeed._started_in not in (None, os.getpid()):
-            raise Unavailable(self.store.name, "DALI was started before this process was forked", "read in its parent")
-        DaliFeed._started_in = os.getpid()
+        check_process(self.store.name)
         return Pipeline(self.content, self._decoder, self.shape, self.plan.batch_size, self.plan.workers or 1)
 
     def batches(self, asked: Key) -> Iterator[Batch]:

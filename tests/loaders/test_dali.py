@@ -141,3 +141,21 @@ def test_a_gpu_s_decoder_never_passes_for_libjpeg_s(packed: Packed) -> None:
     assert "nvJPEG" in DaliGpuStore(held.root, held.content).differences["pixels"]
     if not availability("gpu_mmap").ok:
         assert "no CUDA device" in availability("dali_gpu").reason
+
+
+def test_the_file_reader_delivers_every_picture_in_an_order_of_its_own(packed: Packed) -> None:
+    """``dali_files`` delivers each picture once an epoch, its label and pixels being those of its index, shuffled anew."""
+    wanted = expected("jpeg", name="files", counts={"train": 50, "val": 4})
+    with loader(packed("dali_files", "files", wanted), batch_size=8, seed=1) as batches:
+        epochs = []
+        for _ in range(3):
+            held = list(batches)
+            assert [len(batch.labels) for batch in held] == [8, 8, 8, 8, 8, 8, 2]
+            indices = np.concatenate([batch.indices for batch in held])
+            images = np.concatenate([batch.images.permute(0, 2, 3, 1).numpy() for batch in held])
+            assert np.array_equal(images, np.stack([wanted.pictures["train"][index] for index in indices]))
+            assert [int(label) for batch in held for label in batch.labels] == [wanted.labels["train"][at] for at in indices]
+            assert sorted(indices) == list(range(50))
+            epochs.append(list(indices))
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert list(range(50)) not in epochs
