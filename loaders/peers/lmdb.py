@@ -74,6 +74,10 @@ class _Environment:
         self.environment = lmdb.open(
             os.fspath(file), subdir=False, readonly=True, lock=False, readahead=False, meminit=False, create=False
         )
+        # LMDB maps pages that a file cut short has not; touching one would end the process.
+        pages = self.environment.info()["last_pgno"] + 1
+        if file.stat().st_size < pages * self.environment.stat()["psize"]:
+            raise lmdb.CorruptedError("it is cut short")
 
 
 # LMDB opens a file once in a process: its readers share it. By device and inode, so that a store packed anew is another.

@@ -67,7 +67,11 @@ class ParquetStore(Store):
         """The split as an Arrow table in RAM, where it takes less than half of the free memory; else by row group."""
         if self.path == "groups":
             return GroupReader(self, split)
-        if self.file(split).stat().st_size < psutil.virtual_memory().available // 2:
+        try:
+            size = self.file(split).stat().st_size  # not compressed, so nearly that of the table
+        except OSError as error:
+            raise StoreCorrupt(self.root, f"{split}.parquet can't be opened ({error})") from None
+        if size < psutil.virtual_memory().available // 2:
             return TableReader(self, split)
         self.refuse_path("table", "the table would take more than half of the free memory")
         return GroupReader(self, split)

@@ -1,0 +1,85 @@
+"""Peers with random access: what the contract suite does not ask of them: damage, and the way of reading that was chosen."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.errors import DataError, PathRefused, SampleCorrupt, StoreCorrupt
+from loaders.codec import join_into
+from loaders.pack import open_store, pack
+from loaders.registry import availability
+from loaders.store import Store
+from tests.loaders.sources import Expected, expected
+
+RAW, JPEG = expected("raw"), expected("jpeg")
+
+
+def packed(name: str, root: Path, wanted: Expected = RAW) -> Store:
+    """A store of a peer; the test is skipped where the peer is not installed."""
+    here = availability(name)
+    if not here.ok:
+        pytest.skip(here.reason)
+    return pack(wanted.source, name, root)
+
+
+@pytest.mark.parametrize("wanted", [RAW, JPEG], ids=lambda wanted: wanted.codec)
+@pytest.mark.parametrize("name", ["lmdb", "parquet", "zarr"])
+def test_a_store_cut_short_is_said(name: str, wanted: Expected, tmp_path: Path) -> None:
+    """Whatever file is cut, the error is one of a damaged store, and names it."""
+    store = packed(name, tmp_path, wanted)
+    for file in sorted(store.root.rglob("*")):
+        if file.is_file() and file.name != "manifest.json" and not file.name.startswith("val."):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    reader = store.reader("train")
+    with pytest.raises(DataError, match=name):
+        reader.payloads(np.arange(23))
+
+
+def test_a_key_that_is_missing_is_named(tmp_path: Path) -> None:
+    """LMDB answers for the keys that it has; the sample that it lacks is in the error."""
+    store = packed("lmdb", tmp_path)
+    import lmdb
+
+    with (
+        lmdb.open(str(store.root / "train.lmdb"), subdir=False, lock=False) as environment,
+        environment.begin(write=True) as change,
+    ):
+        change.delete((7).to_bytes(8, "big"))
+    reader = store.reader("train")
+    with pytest.raises(SampleCorrupt, match="sample 7 of train"):
+        reader.payloads(np.array([3, 7, 9]))
+    assert bytes(reader.payloads(np.array([9]))[0]) == RAW.payloads["train"][9]
+    reader.close()
+
+
+def test_parquet_s_table_gives_way_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It falls back to row groups and says so; asked for by name, it refuses."""
+    store = packed("parquet", tmp_path)
+    assert "table" in store.reader("train").path_taken
+    from loaders.peers import parquet
+
+    monkeypatch.setattr(parquet.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=100))
+    assert "groups" in store.reader("train").path_taken
+    with pytest.raises(PathRefused, match="free memory"):
+        open_store(store.root, path="table").reader("train")
+
+
+def test_parquet_without_its_file_is_a_damaged_store(tmp_path: Path) -> None:
+    """Choosing a way of reading looks at the file; one that is gone is no crash."""
+    store = packed("parquet", tmp_path)
+    (store.root / "train.parquet").unlink()
+    with pytest.raises(StoreCorrupt, match=r"train\.parquet"):
+        store.reader("train").payloads(np.array([0]))
+
+
+def test_payloads_are_joined_only_where_they_fill_the_batch() -> None:
+    """One of another length leaves the batch as it was, so that reading one by one can name it."""
+    out = np.full((2, 2, 2, 3), 7, np.uint8)
+    assert not join_into([bytes(12), bytes(11)], out)
+    assert (out == 7).all()
+    assert join_into([bytes(range(12)), memoryview(bytes(range(12, 24)))], out)
+    assert out.reshape(-1).tolist() == list(range(24))
