@@ -15,11 +15,12 @@ import pydantic
 from bench.target import Target
 from datasets.errors import ExperimentInvalid, UnknownName
 from loaders.manifest import CodecName, Frozen
+from loaders.registry import BACKENDS
 
 SHIPPED = Path(__file__).parent / "experiments"
 
 Mode = Literal["train", "load", "compute", "limit"]
-Engine = Literal["torch", "threads", "native"]
+Engine = Literal["torch", "threads", "native", "stream"]
 Fetch = Literal["item", "batch"]
 Cache = Literal["warm", "cold"]
 
@@ -124,6 +125,7 @@ class Grid(Frozen):
             caches = self.cache if mode != "limit" else ("warm",)
             loading = itertools.product(self.backends, codecs, *ways, self.workers, caches)
             for model, (backend, codec, engine, fetch, workers, cache) in itertools.product(models, list(loading)):
+                engine, fetch, workers = self._way(backend, engine, fetch, workers)
                 yield Cell(
                     dataset=dataset,
                     backend=backend,
@@ -137,6 +139,16 @@ class Grid(Frozen):
                     cache=cache,
                     limit=self.limit,
                 )
+
+    def _way(self, backend: str, engine: Engine, fetch: Fetch, workers: int) -> tuple[Engine, Fetch, int]:
+        """How a backend is read: one with an engine of its own by that, in one way, unless the grid names that engine."""
+        own = _OWN_ENGINES.get(backend.partition(":")[0])
+        if own is None or own in self.engines:
+            return engine, fetch, workers
+        return own, "batch", 0
+
+
+_OWN_ENGINES: dict[str, Any] = {name: entry.engine for name, entry in BACKENDS.items() if entry.engine}
 
 
 class Experiment(Frozen):

@@ -40,8 +40,9 @@ from loaders.order import Draws
 from loaders.pack import open_store
 from loaders.store import Store
 from train.clock import Clock, EpochTimes, time_epoch
-from train.loop import Task, Trainer, prepare_torch
+from train.loop import Augmentation, Task, Trainer, prepare_torch
 from train.protocol import Protocol, protocol
+from train.transfer import PlacedBatch, Transfer
 
 # A pass over small data takes less than timers and schedulers are good for: passes are repeated until they fill this.
 LOAD_SECONDS = 0.25
@@ -228,11 +229,13 @@ def _trainer(batches: Loader, job: Job, recipe: Protocol, device: torch.device) 
     return Trainer(job.cell.model, recipe, task, len(batches), job.seed, device)
 
 
-def _load(feeding: Feeding, _: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+def _load(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
+    place, use = Transfer(device), _use(feeding.loader, job, recipe, device)
+
     def timed(number: int, passes: int) -> Epoch:
         def through(batches: Loader) -> EpochTimes:
             repeated = itertools.chain.from_iterable(itertools.repeat(batches, passes))
-            return time_epoch(repeated, lambda batch: _arrived(batch, device), _touch, Clock.of(device))
+            return time_epoch(repeated, place, use, Clock.of(device))
 
         return feeding.epoch(number, through, passes)
 
@@ -264,8 +267,15 @@ def _repeated(timed: Callable[[int, int], Epoch], epochs: int, tell: Tell, *, on
     return tuple(found)
 
 
-def _arrived(batch: Batch, device: torch.device) -> torch.Tensor:
-    return batch.images.to(device, non_blocking=True)
+def _use(batches: Loader, job: Job, recipe: Protocol, device: torch.device) -> Callable[[PlacedBatch], int]:
+    """What ``load`` does with a batch: touch it, or augment it where the protocol says so."""
+    if not recipe.augmented_load:
+        return lambda batch: _touch(batch.images)
+    content = batches.reader.content
+    augmented = Augmentation(recipe, Task.of(content, recipe), job.seed, device)
+    if batches.reader.store.augments:
+        return lambda batch: _touch(augmented.normalised(batch.images))
+    return lambda batch: _touch(augmented(batch, 0))
 
 
 def _touch(images: torch.Tensor) -> int:

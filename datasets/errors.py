@@ -6,6 +6,7 @@ command line ends with.
 LoadstoneError                       1  something asked for failed
 ├── Unavailable                      1  a backend can't run here
 ├── PathRefused                      1  the code path asked for by name can't serve
+├── DeviceRefused                    1  a GPU can't do what was asked
 ├── RunFailed                        1  a run's process died or ran out of time
 ├── UsageError                       2  the call or the TOML file is wrong
 │   ├── UnknownName                     (with the nearest right one)
@@ -64,6 +65,10 @@ class PathRefused(LoadstoneError):
     def __init__(self, backend: str, path: str, reason: str) -> None:
         self.backend, self.path, self.reason = backend, path, reason
         super().__init__(f"{backend} can't be read by {path!r}: {reason}; ask for {backend!r} to let it choose")
+
+
+class DeviceRefused(LoadstoneError):
+    """A GPU has no room, or can't register memory; where another way serves, it is taken instead."""
 
 
 class RunFailed(LoadstoneError):

@@ -16,6 +16,7 @@ from loaders.store import Reader
 
 ENGINES = {
     "native": "loaders.engines.native:NativeEngine",
+    "stream": "loaders.engines.stream:StreamEngine",
     "threads": "loaders.engines.threads:ThreadsEngine",
     "torch": "loaders.engines.torch:TorchEngine",
 }

@@ -144,7 +144,7 @@ def loader(
     seed: int = 0,
     shuffle: bool | None = None,
     training: bool | None = None,
-    engine: Literal["torch", "threads", "native"] | None = None,
+    engine: Literal["torch", "threads", "native", "stream"] | None = None,
     fetch: Literal["item", "batch"] = "batch",
     workers: int = 0,
     limit: int | None = None,
@@ -160,8 +160,8 @@ def loader(
         seed: of order and draws.
         shuffle: another order each epoch; by default for ``train`` only.
         training: random-resized-crop rather than centre crop, where sizes differ; by default for ``train`` only.
-        engine: what runs the reads: ``torch``, PyTorch's DataLoader, ``threads``, threads of this process, or ``native``, the
-            backend's own loader; by default the store's usual one.
+        engine: what runs the reads: ``torch``, PyTorch's DataLoader; ``threads``, threads of this process; ``native``, a peer's
+            own; ``stream``, where batches are born on a GPU. By default the store's usual one.
         fetch: ``batch`` asks the reader for a batch, ``item`` for one sample at a time.
         workers: processes that read ahead, and 0 reads when asked; of ``threads`` threads, and 0 is their number by rule.
         limit: pictures of an epoch, the same ones each time; None is all.

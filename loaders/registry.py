@@ -18,19 +18,38 @@ class Entry:
         words: what it is, in one line.
         remedy: what installs what it needs; empty where Loadstone's own requirements suffice.
         missing: why there is no class yet; empty where there is one.
+        engine: the one engine for it; empty where any serves.
     """
 
     location: str
     words: str
     remedy: str = ""
     missing: str = ""
+    engine: str = ""
 
 
 BACKENDS = {
     "cifar10_torchvision": Entry(
         "loaders.peers.torchvision:Cifar10TorchvisionStore", "torchvision's CIFAR10 and a DataLoader, as people write it"
     ),
-    "dali": Entry("", "NVIDIA DALI, fed in our order", "use mmap meanwhile", missing="not in this version yet"),
+    "dali": Entry(
+        "loaders.backends.dali:DaliStore",
+        "NVIDIA DALI on the CPU, fed in our order",
+        "pip install 'loadstone[dali]'",
+        engine="native",
+    ),
+    "dali_files": Entry(
+        "loaders.backends.dali_files:DaliFilesStore",
+        "NVIDIA DALI's own file reader, over the tree of filesystem",
+        "pip install 'loadstone[dali]'",
+        engine="native",
+    ),
+    "dali_gpu": Entry(
+        "loaders.backends.dali:DaliGpuStore",
+        "NVIDIA DALI with a GPU's decoder, fed in our order",
+        "pip install 'loadstone[dali]'",
+        engine="native",
+    ),
     "ffcv": Entry(
         "loaders.peers.ffcv:FfcvStore",
         "FFCV's .beton file, read by its own loader",
@@ -38,7 +57,21 @@ BACKENDS = {
         "pip install --no-build-isolation 'loadstone[ffcv]')",
     ),
     "filesystem": Entry("loaders.backends.filesystem:FilesystemStore", "one file a picture, in ImageFolder's tree"),
-    "gpu_mmap": Entry("", "the mmap file, gathered by an NVIDIA GPU", "use mmap meanwhile", missing="not in this version yet"),
+    "gpu_array": Entry(
+        "loaders.peers.gpu_limits:GpuArrayStore",
+        "a hand-written array on an NVIDIA GPU: a bound, not a way to store",
+        engine="native",
+    ),
+    "gpu_copy": Entry(
+        "loaders.peers.gpu_limits:GpuCopyStore",
+        "copies of pinned memory to an NVIDIA GPU: the bound of its bus",
+        engine="native",
+    ),
+    "gpu_mmap": Entry(
+        "loaders.backends.gpu_mmap:GpuMmapStore",
+        "the mmap file on an NVIDIA GPU's side; gpu_mmap:resident, :zero_copy or :staged names the path",
+        engine="stream",
+    ),
     "hdf5": Entry("loaders.backends.hdf5:Hdf5Store", "one HDF5 file, contiguous; hdf5:offset or hdf5:h5py names the path"),
     "hdf5_chunked": Entry("loaders.backends.hdf5:Hdf5ChunkedStore", "one HDF5 file, a chunk a picture"),
     "hdf5_gzip": Entry("loaders.backends.hdf5:Hdf5GzipStore", "one HDF5 file, a gzip chunk a picture"),

@@ -68,6 +68,9 @@ class Store(ABC):
     whole: ClassVar[bool] = False
     """Whether a split is always read whole, also where a part of it is asked for."""
 
+    augments: ClassVar[bool] = False
+    """Whether its batches are cropped and flipped already; a bound, not a way to store."""
+
     def __init__(self, root: Path, content: Content, *, path: str | None = None, server: str | None = None) -> None:
         if path is not None and path not in self.paths:
             raise UnknownName(f"path of {self.name}", path, self.paths)

@@ -6,7 +6,6 @@ import math
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from train.clock import Clock, EpochTimes, time_epoch
 from train.metrics import Scorer, Scores
 from train.models import build
 from train.protocol import Protocol
+from train.transfer import PlacedBatch, Transfer
 
 
 class Batch(typing.Protocol):
@@ -37,14 +37,6 @@ class Batch(typing.Protocol):
     def labels(self) -> Tensor: ...
     @property
     def indices(self) -> Indices: ...
-
-
-class PlacedBatch(NamedTuple):
-    """A batch whose images and labels are on the device of the run; see ``Batch``."""
-
-    images: Tensor
-    labels: Tensor
-    indices: Indices
 
 
 @dataclass(frozen=True)
@@ -88,6 +80,38 @@ def prepare_torch(threads: int, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+class Augmentation:
+    """Crops, flips and normalises the batches of a task, on the device that they lie on.
+
+    Args:
+        seed: of every crop and flip.
+    """
+
+    def __init__(self, protocol: Protocol, task: Task, seed: int, device: torch.device) -> None:
+        self._seed, self._flip = seed, protocol.flip
+        self._padding = (0, 0) if task.cropped else protocol.padding(task.size)
+        self._mean = torch.tensor(task.mean, device=device)
+        self._std = torch.tensor(task.std, device=device)
+        self._fill = torch.tensor(mean_level(task.mean), dtype=torch.uint8, device=device)
+
+    def __call__(self, batch: Batch, epoch: int) -> Tensor:
+        """The batch as training sees it: float32 (B, C, H, W), channels-last."""
+        images = pad_crop_flip(
+            batch.images,
+            batch.indices,
+            seed=self._seed,
+            epoch=epoch,
+            padding=self._padding,
+            fill=self._fill,
+            flip=self._flip,
+        )
+        return self.normalised(images)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Pictures as evaluation sees them: float32 (B, C, H, W), channels-last."""
+        return normalise(images, self._mean, self._std)
+
+
 class Trainer:
     """A model in training: weights, optimiser, schedule, and the losses so far.
 
@@ -111,6 +135,8 @@ class Trainer:
             torch.manual_seed(seed)
             network = build(model, task.classes, task.size, task.channels)
         self.network = network.to(device)
+        self._forward = torch.compile(self.network, dynamic=False) if protocol.compiled else self.network
+        self._bfloat16 = protocol.precision == "bfloat16"
         self.optimiser = torch.optim.SGD(
             self.network.parameters(),
             lr=protocol.learning_rate,
@@ -119,10 +145,9 @@ class Trainer:
             weight_decay=protocol.weight_decay,
         )
         self._steps = protocol.epochs * steps_per_epoch
-        self._padding = (0, 0) if task.cropped else protocol.padding(task.size)
-        self._mean = torch.tensor(task.mean, device=device)
-        self._std = torch.tensor(task.std, device=device)
-        self._fill = torch.tensor(mean_level(task.mean), dtype=torch.uint8, device=device)
+        self._augmented = Augmentation(protocol, task, seed, device)
+        self.place = Transfer(device)
+        """A batch on the device of the run."""
         self._pending: list[Tensor] = []
         self._losses: list[float] = []
 
@@ -144,35 +169,23 @@ class Trainer:
         self.check_losses()
         return times
 
-    def place(self, batch: Batch) -> PlacedBatch:
-        """The batch on the device of the run; may return before a copy from pinned memory is done."""
-        images = batch.images.to(self.device, non_blocking=True)
-        return PlacedBatch(images, batch.labels.to(self.device, non_blocking=True), batch.indices)
-
     def step(self, batch: PlacedBatch, epoch: int) -> int:
         """Learn from one batch, without waiting for the device; returns the number of its images."""
         rate = self.protocol.rate(len(self._losses) + len(self._pending), self._steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        logits = self.network(self._augmented(batch, epoch))
-        loss = F.cross_entropy(logits, batch.labels)
+        loss = F.cross_entropy(self._logits(self._augmented(batch, epoch)), batch.labels)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self._pending.append(loss.detach())
         return len(batch.images)
 
-    def _augmented(self, batch: PlacedBatch, epoch: int) -> Tensor:
-        images = pad_crop_flip(
-            batch.images,
-            batch.indices,
-            seed=self.seed,
-            epoch=epoch,
-            padding=self._padding,
-            fill=self._fill,
-            flip=self.protocol.flip,
-        )
-        return normalise(images, self._mean, self._std)
+    def _logits(self, images: Tensor) -> Tensor:
+        """float32 (B, classes); in bfloat16 up to here, where the protocol says so."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            logits: Tensor = self._forward(images)
+        return logits.float()
 
     def check_losses(self) -> None:
         """Raise if training has broken down.
@@ -194,7 +207,7 @@ class Trainer:
         try:
             with torch.inference_mode():
                 for batch in map(self.place, batches):
-                    scorer.add(self.network(normalise(batch.images, self._mean, self._std)), batch.labels)
+                    scorer.add(self._logits(self._augmented.normalised(batch.images)), batch.labels)
         finally:
             self.network.train()
         return scorer.scores()

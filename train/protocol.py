@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -35,7 +35,9 @@ class Protocol(Frozen):
         flip: mirror every other picture, by chance.
         image_size: height and width in pixels that pictures of differing sizes are cropped to.
         val_limit: validation images that are evaluated, after the last epoch; None is all of them.
-        precision: of activations, weights and gradients.
+        precision: ``bfloat16`` computes what torch.autocast computes so in it; weights and updates stay float32.
+        compiled: by torch.compile.
+        augmented_load: in mode ``load``, which has no model, batches are cropped, flipped and normalised too.
         loss: what is minimised.
     """
 
@@ -57,7 +59,9 @@ class Protocol(Frozen):
     flip: bool = True
     image_size: int = pydantic.Field(default=64, ge=8)
     val_limit: int | None = pydantic.Field(default=None, ge=1)
-    precision: Literal["float32"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compiled: bool = False
+    augmented_load: bool = False
     loss: Literal["cross_entropy"] = "cross_entropy"
 
     @property
@@ -186,13 +190,32 @@ QUICK = THESIS.model_copy(
 PROTOCOLS: dict[str, Protocol] = {each.name: each for each in (HE2016, HUANG2017, QUICK, THESIS, THESIS_CPU)}
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "augmented": {"augmented_load": True},
+    "batch4096": {"batch_size": 4096},
+    "batch512": {"batch_size": 512},
+    "bf16": {"precision": "bfloat16"},
+    "compile": {"compiled": True},
+}
+"""What may be added to a protocol's name, after a ``+`` each, in alphabetical order: ``thesis+bf16+compile``.
+
+The batch sizes are for ``load``: a bus is measured by large batches.
+"""
+
+
 def protocol(name: str) -> Protocol:
-    """The protocol called ``name``.
+    """The protocol called ``name``, with the options that its name ends with.
 
     Raises:
-        UnknownName: there is none; carries the nearest right one.
+        UnknownName: there is no such protocol or option; carries the nearest right one.
     """
-    try:
-        return PROTOCOLS[name]
-    except KeyError:
-        raise UnknownName("protocol", name, PROTOCOLS) from None
+    base, *options = name.split("+")
+    if base not in PROTOCOLS:
+        raise UnknownName("protocol", base, PROTOCOLS)
+    for option in options:
+        if option not in OPTIONS:
+            raise UnknownName("protocol option", option, OPTIONS)
+    if options != sorted(set(options)):
+        raise UnknownName("protocol", name, ["+".join([base, *sorted(set(options))])])
+    changed = {key: value for option in options for key, value in OPTIONS[option].items()}
+    return PROTOCOLS[base].model_copy(update={**changed, "name": name})

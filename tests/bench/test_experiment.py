@@ -277,3 +277,22 @@ def test_an_unknown_data_set_gets_the_nearest(name: str) -> None:
     with pytest.raises(UnknownName) as refused:
         choose("loaders", Options(dataset=(name,)))
     assert refused.value.nearest in ("cifar10", "cifar100", "image_folder", "tiny-imagenet")
+
+
+def test_a_backend_with_an_engine_of_its_own_is_read_by_that() -> None:
+    """A grid of DataLoader's workers makes one cell of a backend that no DataLoader reads; naming the engine keeps all."""
+    text = """
+datasets = ["cifar10"]
+backends = ["mmap", "gpu_mmap:staged", "dali"]
+modes = ["load"]
+fetch = ["batch", "item"]
+workers = [0, 2]
+"""
+    found = [(cell.backend, cell.engine, cell.fetch, cell.workers) for cell in parse(text, "x.toml").cells]
+    assert len([way for way in found if way[0] == "mmap"]) == 4
+    assert [way for way in found if way[0] != "mmap"] == [
+        ("gpu_mmap:staged", "stream", "batch", 0),
+        ("dali", "native", "batch", 0),
+    ]
+    named = text.replace('"mmap", "gpu_mmap:staged", "dali"', '"gpu_mmap:staged"') + 'engines = ["stream"]\n'
+    assert len(parse(named, "x.toml").cells) == 4

@@ -272,3 +272,16 @@ def test_a_feed_of_its_own_order_is_judged(tmp_path: Path) -> None:
     assert found["order_quality"].complete
     assert 0 < found["order_quality"].distance < 1
     assert all(epoch.images == 300 * epoch.passes for epoch in found["epochs"])
+
+
+def test_an_augmented_load_does_a_training_s_work_on_batches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``+augmented`` crops, flips and normalises what ``load`` delivers; without it nothing is."""
+    seen: list[torch.dtype] = []
+    touch = worker._touch
+    monkeypatch.setattr(worker, "_touch", lambda images: seen.append(images.dtype) or touch(images))  # type: ignore[func-returns-value]
+    run("load", limit=100)
+    assert set(seen) == {torch.uint8}
+    seen.clear()
+    found = run("load", protocol="quick+augmented", limit=100)
+    assert set(seen) == {torch.float32}
+    assert all(epoch.images == 100 * epoch.passes for epoch in found["epochs"])

@@ -36,7 +36,7 @@ from datasets.source import Example
 from loaders.manifest import CodecName, Content, Manifest
 from loaders.order import Draws
 from loaders.pack import location, open_store, pack, slug, verify
-from loaders.registry import store_class
+from loaders.registry import BACKENDS, Entry, store_class
 from loaders.store import Store
 from tests.loaders.contract import in_child
 from tests.loaders.sources import ListSource, encoded, expected
@@ -211,10 +211,11 @@ def test_a_codec_that_is_not_taken_is_refused(tmp_path: Path) -> None:
     assert not leftovers(tmp_path)
 
 
-def test_an_unavailable_backend_says_why(tmp_path: Path) -> None:
+def test_an_unavailable_backend_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that is not there is an error of its own."""
-    with pytest.raises(Unavailable, match="gpu_mmap is unavailable: "):
-        pack(SMALL, "gpu_mmap", tmp_path)
+    monkeypatch.setitem(BACKENDS, "mmap", Entry("nowhere_at_all:Store", "nothing", "pip install it"))
+    with pytest.raises(Unavailable, match="mmap is unavailable: nowhere_at_all is not installed; pip install it"):
+        pack(SMALL, "mmap", tmp_path)
 
 
 def wrong(train: int, said: int) -> ListSource:

@@ -20,6 +20,8 @@ OTHER: dict[str, Any] = {
     "flip": False,
     "val_limit": 7,
     "precision": "bfloat16",
+    "compiled": True,
+    "augmented_load": True,
     "loss": "hinge",
 }
 
@@ -140,3 +142,15 @@ def test_the_page_on_protocols_has_them_all() -> None:
     page = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")
     for name, each in PROTOCOLS.items():
         assert f"| `{name}` | {each.epochs} | {each.batch_size} | {each.learning_rate} |" in page
+
+
+def test_options_name_themselves() -> None:
+    """``thesis+bf16`` is thesis but for its precision, under its own name and digest; wrong options are refused."""
+    thesis, changed = protocol("thesis"), protocol("thesis+bf16+compile")
+    assert (changed.name, changed.precision, changed.compiled) == ("thesis+bf16+compile", "bfloat16", True)
+    assert changed.digest != thesis.digest
+    back = {"precision": "float32", "compiled": False}
+    assert changed.model_copy(update=back).digest == thesis.digest
+    for wrong in ("thesis+bf61", "thesi+bf16", "thesis+compile+bf16", "thesis+bf16+bf16"):
+        with pytest.raises(UnknownName, match="did you mean"):
+            protocol(wrong)
