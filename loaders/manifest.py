@@ -140,6 +140,9 @@ class Manifest(Frozen):
         if version != FORMAT_VERSION:
             raise StoreVersion(root, version, FORMAT_VERSION)
         try:
-            return cls.model_validate_json(text)
+            found = cls.model_validate_json(text)
         except pydantic.ValidationError as error:
             raise StoreCorrupt(root, f"its manifest has {error.error_count()} wrong fields") from None
+        if {split: part.count for split, part in found.splits.items()} != found.content.counts:
+            raise StoreCorrupt(root, "its manifest gives two numbers of samples")
+        return found

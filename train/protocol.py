@@ -192,6 +192,7 @@ PROTOCOLS: dict[str, Protocol] = {each.name: each for each in (HE2016, HUANG2017
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "augmented": {"augmented_load": True},
+    "batch256": {"batch_size": 256},
     "batch4096": {"batch_size": 4096},
     "batch512": {"batch_size": 512},
     "bf16": {"precision": "bfloat16"},
@@ -199,7 +200,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What may be added to a protocol's name, after a ``+`` each, in alphabetical order: ``thesis+bf16+compile``.
 
-The batch sizes are for ``load``: a bus is measured by large batches.
+The batch sizes are for ``load``: 256 is what loaders are compared at, and a bus is measured by large batches.
 """
 
 

@@ -140,6 +140,7 @@ class GpuMmapReader(MmapReader):
     """
 
     device = "cuda"
+    shares_handle = False  # a mapping goes with what was made of it on the device
 
     def __init__(self, store: GpuMmapStore, split: str) -> None:
         super().__init__(store, split)

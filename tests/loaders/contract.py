@@ -349,7 +349,9 @@ def the_last_batch_is_delivered(subject: Subject) -> None:
 def loaders_follow_the_order_whatever_reads(subject: Subject) -> None:
     """Pictures and labels come in ``loaders.order``'s order, by workers and threads, by item and by batch, in each epoch."""
     for fetch in ("item", "batch"):
-        for engine, workers in (("torch", 0), ("torch", 2), ("threads", 2)):
+        for engine, workers in (("torch", 0), ("torch", 2), ("threads", 2), ("stream", 0)):
+            if engine not in subject.store.engines:
+                continue
             with subject.load(engine=engine, fetch=fetch, workers=workers) as batches:
                 for epoch in (0, 1):
                     _assert_epoch(subject, list(batches), epoch, f"{engine}, {fetch}, workers={workers}, epoch {epoch}")
