@@ -16,8 +16,8 @@ SLOWER = 1.5
 
 _BYTES = 4 << 20  # beyond a core's own caches: memory that is fought over is seen too
 _MOST_THREADS = 8
-_COPIES = 80
-_SUMS = 60
+_COPIES = 40
+_SUMS = 30
 _WARMING = 5
 
 

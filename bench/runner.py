@@ -56,7 +56,7 @@ def fork_server() -> ForkServerContext:
     """Processes that start by a fork of one that has imported everything and touched no device."""
     machine.wait_policy()  # before the server loads OpenMP
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.worker"])
+    context.set_forkserver_preload(["bench.preload"])
     with leftovers.scratch():
         ensure_running()
     return context

@@ -6,6 +6,7 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 PLACES = {"README.md": "results/reference/table.md", "docs/method.md": "results/calibration/calibration.md"}
+FIRST_TABLES = 2  # of those in the README: one network on both data sets; the others stand beside the records
 
 
 def with_result(page: str, name: str, result: str) -> str:
@@ -23,9 +24,18 @@ def lowered(result: str) -> str:
     return "\n".join("#" + line if line.startswith("## ") else line for line in body)
 
 
+def first(result: str) -> str:
+    """The first tables, and where the others are."""
+    head, *tables = result.split("### ")
+    shown = head + "".join(f"### {table}" for table in tables[:FIRST_TABLES])
+    left = [table.partition("\n")[0] for table in tables[FIRST_TABLES:]]
+    return shown + (f"More, in [{PLACES['README.md']}]({PLACES['README.md']}): {', '.join(left)}.\n" if left else "")
+
+
 if __name__ == "__main__":
     for page, name in PLACES.items():
         result, path = HOME / name, HOME / page
         if result.exists():
             text = lowered(result.read_text(encoding="utf-8"))
+            text = first(text) if page == "README.md" else text
             path.write_text(with_result(path.read_text(encoding="utf-8"), name, text), encoding="utf-8")
