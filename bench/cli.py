@@ -14,7 +14,7 @@ import click
 from bench.neighbours import check_packages
 
 if TYPE_CHECKING:
-    from bench.prepare import Place
+    from bench.running.prepare import Place
 
 INTERRUPTED = 130
 USAGE = 2
@@ -127,7 +127,7 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _place(data_dir: Path | None, store_dir: Path, postgres: str | None, allow_unverified: bool) -> Place:
-    from bench.prepare import Place
+    from bench.running.prepare import Place
 
     if data_dir is None:
         import platformdirs
@@ -190,7 +190,7 @@ def run(experiment: str | None, place: Place, **options: Any) -> None:
     Exit status: 0 all that was asked for ran; 1 something failed, or was asked for by name and is unavailable; 2 the call
     or the TOML file is wrong; 4 a data set, store or database can't be used; 5 no room; 130 interrupted.
     """
-    from bench.command_run import Options, execute
+    from bench.commands.run import Options, execute
 
     sys.exit(execute(experiment, place, Options(**options)))
 
@@ -199,20 +199,20 @@ def run(experiment: str | None, place: Place, **options: Any) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Make the tables and plots of the run in FOLDER anew from its records, and print the table."""
-    from bench.progress import plain_console
-    from bench.report import report as make
+    from bench.reporting.report import report as make
+    from bench.running.progress import plain_console
 
     make(folder).show(plain_console())
 
 
-@main.command(short_help="Hold a run against its targets.", epilog=_examples("loadstone targets results/speed"))
+@main.command(short_help="Hold a run against its targets.", epilog=_examples("loadstone targets results/loaders-2026-11-24-1"))
 @click.argument("folder", type=click.Path(path_type=Path))
 def targets(folder: Path) -> None:
     """Hold the figures of the run in FOLDER against the targets that its experiment names.
 
     Exit status: 0 all are kept; 1 one could not be measured; 2 the experiment names none; 3 one is short.
     """
-    from bench.command_targets import judge
+    from bench.commands.targets import judge
 
     sys.exit(judge(folder))
 
@@ -233,7 +233,7 @@ def compare(a: Path, b: Path, anyway: bool) -> None:
     Runs that differ in machine, versions, threads, device, protocol, data or order are refused, with what differs; if that is
     what you want to compare, add --anyway. Exit status: 2 where they differ, or share no cell; 4 a folder holds no run.
     """
-    from bench.compare import show
+    from bench.reporting.compare import show
 
     show(a, b, anyway=anyway)
 
@@ -259,7 +259,7 @@ def recommend(folder: Path, aim: Any) -> None:
 
     Where the evidence is too thin, it says so, and how many rounds a new experiment would need.
     """
-    from bench.command_recommend import show
+    from bench.commands.recommend import show
 
     show(folder, aim)
 
@@ -289,8 +289,8 @@ def calibrate(out: Path, quick: bool, report_of: Path | None, threads: int | Non
     Let nothing else run meanwhile. Interrupted, the same command goes on where it was. Exit status: 3 where false alarms are
     not 5 %, or the harness costs a hundredth of an epoch.
     """
-    from bench import calibrate as calibrating
-    from bench.progress import plain_console
+    from bench.calibrating import calibrate as calibrating
+    from bench.running.progress import plain_console
 
     if report_of is not None:
         sys.exit(calibrating.report(report_of, plain_console()))
@@ -325,7 +325,7 @@ def download(datasets: tuple[str, ...], place: Place) -> None:
 @place_options
 def pack(dataset: str, backends: tuple[str, ...], codec: Any, force: bool, place: Place) -> None:
     """Pack DATASET into a store for each of BACKENDS."""
-    from bench.command_store import pack_all
+    from bench.commands.store import pack_all
 
     pack_all(dataset, backends, codec, force, place)
 
@@ -335,7 +335,7 @@ def pack(dataset: str, backends: tuple[str, ...], codec: Any, force: bool, place
 @place_options
 def verify(stores: tuple[Path, ...], place: Place) -> None:
     """Read STORES back whole, and compare them with what was packed. Exit status 3 where one differs."""
-    from bench.command_store import verify_all
+    from bench.commands.store import verify_all
 
     verify_all(stores, place)
 
@@ -349,7 +349,7 @@ def verify(stores: tuple[Path, ...], place: Place) -> None:
 @place_options
 def list_(what: str | None, place: Place) -> None:
     """List what there is: datasets, backends, models, protocols or experiments, and whether it can be used here."""
-    from bench.command_list import show
+    from bench.commands.list import show
 
     show(what, place)
 
@@ -358,7 +358,7 @@ def list_(what: str | None, place: Place) -> None:
 @place_options
 def info(place: Place) -> None:
     """Show this machine and its software as records will describe them."""
-    from bench.command_list import show_machine
+    from bench.commands.list import show_machine
 
     show_machine(place)
 

@@ -31,7 +31,7 @@ class Cell(Frozen):
     Attributes:
         dataset: as asked for: ``cifar10``, ``image_folder:photos``, ...
         backend: ``name``, or ``name:path`` where a code path is asked for by name. ``memory`` in ``compute``. In ``limit``
-            what is measured: ``copy``, ``gather`` or ``decode``, see ``bench.limits``.
+            what is measured: ``copy``, ``gather`` or ``decode``, see ``bench.running.limits``.
         codec: None is the data set's own.
         fetch: ``item`` one sample a call, ``batch`` one call a batch.
         workers: processes beside the one that trains; 0 reads in it. Of ``threads`` threads, and 0 is their number by rule;
@@ -159,7 +159,7 @@ class Experiment(Frozen):
         rounds: every cell once a round.
         seed: of the order of cells; round r trains with seed + r.
         timeout: seconds that a run may take.
-        repeats: how often a run is made again beside which the machine was disturbed (``bench.noise``), at most.
+        repeats: how often a run is made again beside which the machine was disturbed (``bench.running.noise``), at most.
         stand_in: use synthetic data where a data set is neither there nor downloadable.
         targets: what its figures are expected to reach; `loadstone targets` judges them.
     """

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import cache, machine
-from bench.cache import COLD_SHARE, Dropped
-from bench.dropping import drop_store
+from bench import machine
 from bench.experiment import Cell
-from bench.prepare import Ready
+from bench.running import cache
+from bench.running.cache import COLD_SHARE, Dropped
+from bench.running.dropping import drop_store
+from bench.running.prepare import Ready
 from datasets.errors import StoreCorrupt
 
 SIZE = 4 << 20

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import by_hand, calibrate, calibration, calibration_figures, calibration_words
-from bench.calibrate import FULL, Size
-from bench.calibration import PLANTED, Calibration, Harness, Measured
+from bench.calibrating import by_hand, calibrate, calibration, figures, words
+from bench.calibrating.calibrate import FULL, Size
+from bench.calibrating.calibration import PLANTED, Calibration, Harness, Measured
 from bench.experiment import Cell
 from datasets.errors import DataError
 from datasets.registry import open_source
@@ -51,7 +51,7 @@ def simulated(experiments: int, noise: float, reading: float = 1.0, bias: float 
 
 def test_equal_cells_are_called_different_as_often_as_chance_has_it() -> None:
     """Over 200 disjoint pairs the exact interval holds 5 %; of the families the corrected alarms are far fewer."""
-    found = calibration_figures.alarms(simulated(40, 0.02))
+    found = figures.alarms(simulated(40, 0.02))
     assert (found.pairs.n, found.families.n, found.corrected.n, found.cells, found.rounds) == (200, 40, 40, 10, 5)
     assert found.pairs.excludes(0.05) is False
     assert found.families.mean > 0.5
@@ -63,16 +63,16 @@ def test_equal_cells_are_called_different_as_often_as_chance_has_it() -> None:
 def test_a_harness_that_favours_the_first_name_is_seen() -> None:
     """Where every second cell is slower by 5 %, the interval leaves out 5 %, and the calibration falls short."""
     runs = simulated(40, 0.01, bias=0.05)
-    assert calibration_figures.alarms(runs).pairs.excludes(0.05)
+    assert figures.alarms(runs).pairs.excludes(0.05)
     what = Calibration({}, tuple(runs), ())
-    assert calibration_figures.short(what)
-    assert "Fell short: false alarms" in calibration_words.to_markdown(what)
+    assert figures.short(what)
+    assert "Fell short: false alarms" in words.to_markdown(what)
 
 
 def test_a_slow_down_is_found_with_its_size() -> None:
     """At a noise of 1 % all 10 % and most 5 % are found, without bias, and 95 % of intervals hold what was planted."""
     runs = simulated(40, 0.01)
-    two, five, ten = (calibration_figures.found(runs, part) for part in PLANTED)
+    two, five, ten = (figures.found(runs, part) for part in PLANTED)
     assert ten.share.mean == 1.0
     assert five.share.mean >= 0.9
     assert two.share.mean < 0.9
@@ -84,7 +84,7 @@ def test_a_slow_down_is_found_with_its_size() -> None:
 
 def test_a_slow_down_that_is_lost_in_noise_needs_more_rounds_than_we_look() -> None:
     """At a noise of 30 % no 60 rounds find 2 %."""
-    assert calibration_figures.found(simulated(20, 0.3), 0.02).rounds_needed is None
+    assert figures.found(simulated(20, 0.3), 0.02).rounds_needed is None
 
 
 def test_the_harness_s_cost_is_a_paired_ratio() -> None:
@@ -93,13 +93,13 @@ def test_the_harness_s_cost_is_a_paired_ratio() -> None:
         Harness(mode="load", pair=number, harness_seconds=1.005 * seconds, plain_seconds=seconds)
         for number, seconds in enumerate((1.0, 2.0, 3.0))
     ]
-    found = calibration_figures.cost(pairs, "load")
+    found = figures.cost(pairs, "load")
     assert found is not None
     assert (found.mean, found.high) == pytest.approx((1.005, 1.005))
-    assert calibration_figures.cost(pairs, "train") is None
-    assert calibration_figures.cost_is_sure(pairs)
+    assert figures.cost(pairs, "train") is None
+    assert figures.cost_is_sure(pairs)
     dear = [pair.model_copy(update={"harness_seconds": 1.02 * pair.plain_seconds}) for pair in pairs]
-    assert calibration_figures.short(Calibration({}, tuple(simulated(40, 0.02)), tuple(dear))) == [
+    assert figures.short(Calibration({}, tuple(simulated(40, 0.02)), tuple(dear))) == [
         "harness, load: it costs 2.0% of an epoch"
     ]
 
@@ -196,7 +196,7 @@ def test_the_loop_by_hand_does_the_work_of_the_harness(mode: Any, tmp_path: Path
     """It reads as many pictures an epoch, in the same order; nothing but the harness is left out."""
     data = "synthetic:train=64,val=16,size=16,classes=4"
     root = pack(open_source(data, tmp_path), "mmap", tmp_path).root
-    monkeypatch.setattr("bench.worker.LOAD_SECONDS", 1e-9)
+    monkeypatch.setattr("bench.running.worker.LOAD_SECONDS", 1e-9)
     cell = Cell(dataset=data, backend="mmap", mode=mode, model="resnet8" if mode == "train" else None, protocol="quick")
     read: list[int] = []
 
@@ -211,7 +211,7 @@ def test_the_loop_by_hand_does_the_work_of_the_harness(mode: Any, tmp_path: Path
         monkeypatch.setattr(found.reader, "read", reading)
         return found
 
-    monkeypatch.setattr("bench.by_hand.loader", counted)
+    monkeypatch.setattr("bench.calibrating.by_hand.loader", counted)
     assert by_hand.run(by_hand.Plain(cell, root, 3, 1)) > 0
     passes = len(read) // 64
     assert passes == (3 if mode == "train" else 4)  # load: one for the number of passes

@@ -22,7 +22,7 @@ import pytest
 
 from bench import experiment, record
 from bench.cli import main
-from bench.runner import turns
+from bench.running.runner import turns
 from datasets.archive import Archive
 from datasets.cifar import Cifar10
 from loaders.postgres_server import EmbeddedServer

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench.compare import Folder, compare, differences
 from bench.record import Record
+from bench.reporting.compare import Folder, compare, differences
 
 MakeRecord = Callable[..., Record]
 ENVIRONMENT = {

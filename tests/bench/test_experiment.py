@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import experiment
-from bench.command_run import Options, choose
+from bench.commands.run import Options, choose
 from bench.experiment import Cell, Experiment, dump, parse
-from bench.prepare import check_names
+from bench.running.prepare import check_names
 from datasets.errors import ExperimentInvalid, UnknownName, UsageError
 
 GRID = """

@@ -17,13 +17,15 @@ from typing import Any
 
 import pytest
 
-from bench import leftovers, noise, record, report, runner, worker
-from bench.command_run import Options, execute
+from bench import record
+from bench.commands.run import Options, execute
 from bench.experiment import parse
-from bench.prepare import Place
-from bench.progress import plain_console
 from bench.record import Record
-from bench.summary import summary
+from bench.reporting import report
+from bench.reporting.summary import summary
+from bench.running import leftovers, noise, runner, worker
+from bench.running.prepare import Place
+from bench.running.progress import plain_console
 from datasets.errors import DataError, RoomError, UsageError
 
 KILLS = 20

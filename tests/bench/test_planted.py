@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from bench.planted import PlantedStore
+from bench.running.planted import PlantedStore
 from datasets.registry import open_source
 from loaders.order import Draws
 from loaders.pack import pack
@@ -39,7 +39,7 @@ def test_the_pixels_and_labels_are_the_store_s(store: Store) -> None:
 def test_each_read_waits_for_its_fraction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that jumps: of a read of 2 s, half is waited for, and not a reading of the clock longer."""
     times = iter([10.0, 12.0, 12.5, 12.9, 13.0, 99.0])
-    monkeypatch.setattr("bench.planted.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("bench.running.planted.time.perf_counter", lambda: next(times))
     reader = PlantedStore(store, 0.5).reader("train")
     reader.read(np.array([0]), np.zeros((1, 16, 16, 3), np.uint8), Draws(0, 0, True))
     assert next(times) == 99.0

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from bench import plot_points, plot_style, plots
 from bench.record import Record
-from bench.summary import summary
-from bench.wording import Setting
+from bench.reporting import plot_points, plot_style, plots
+from bench.reporting.summary import summary
+from bench.reporting.wording import Setting
 
 MakeRecord = Callable[..., Record]
 PLACE = Setting("quick", "AMD EPYC, 2 cores", "2.14.1")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench import prepare
 from bench.experiment import Cell, Experiment
-from bench.prepare import NotReady, Place, Preparation, Ready, check_names, open_data
+from bench.running import prepare
+from bench.running.prepare import NotReady, Place, Preparation, Ready, check_names, open_data
 from datasets.archive import Archive
 from datasets.cifar import Cifar10
 from datasets.errors import DatabaseError, DataError, DatasetMissing, UnknownName, UsageError

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from bench.experiment import Cell
-from bench.progress import Remaining, Watch, duration, packing
 from bench.record import Record
+from bench.running.progress import Remaining, Watch, duration, packing
 
 MakeRecord = Callable[..., Record]
 

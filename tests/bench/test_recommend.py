@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bench import verdict
-from bench.recommend import advise
 from bench.record import Record
-from bench.summary import Row, summary
+from bench.reporting import verdict
+from bench.reporting.recommend import advise
+from bench.reporting.summary import Row, summary
 
 MakeRecord = Callable[..., Record]
 MB = 2**20

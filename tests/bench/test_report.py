@@ -15,7 +15,7 @@ from rich.console import Console
 from bench import experiment
 from bench.experiment import Experiment
 from bench.record import Record
-from bench.report import report, write
+from bench.reporting.report import report, write
 from datasets.errors import DataError, RoomError
 
 MakeRecord = Callable[..., Record]
@@ -110,7 +110,9 @@ def test_the_report_is_shown_whole_in_a_narrow_log(tmp_path: Path, make: MakeRec
 
 def test_reports_need_no_torch() -> None:
     """A report is quick: nothing that it imports imports torch, nor matplotlib before it draws."""
-    code = "import sys, bench.report; print([name for name in ('torch', 'matplotlib', 'pandas') if name in sys.modules])"
+    code = (
+        "import sys, bench.reporting.report; print([name for name in ('torch', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

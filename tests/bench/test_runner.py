@@ -19,14 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench import record, runner
-from bench.cache import Drop, Dropped
+from bench import record
 from bench.experiment import Cell, Experiment
-from bench.prepare import NotReady, Ready
-from bench.progress import Watch
 from bench.record import Epoch, Record
-from bench.runner import Runner, Turn, fork_server, one, turns
-from bench.worker import Job
+from bench.running import runner
+from bench.running.cache import Drop, Dropped
+from bench.running.prepare import NotReady, Ready
+from bench.running.progress import Watch
+from bench.running.runner import Runner, Turn, fork_server, one, turns
+from bench.running.worker import Job
 from datasets.errors import DatabaseError, RoomError, Unavailable
 from datasets.registry import open_source
 from loaders.manifest import Manifest

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bench.checks import UNEQUAL
 from bench.experiment import Cell, Experiment
 from bench.record import Epoch, Record
-from bench.summary import Row, summary
-from bench.summary_csv import to_csv
+from bench.reporting.checks import UNEQUAL
+from bench.reporting.summary import Row, summary
+from bench.reporting.summary_csv import to_csv
 
 MakeRecord = Callable[..., Record]
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import latex, numbers, table, wording
+from bench import numbers
 from bench.record import Epoch, Record
+from bench.reporting import latex, table, wording
+from bench.reporting.summary import summary
+from bench.reporting.table import Table
+from bench.reporting.wording import Setting
 from bench.stats import Interval
-from bench.summary import summary
-from bench.table import Table
-from bench.wording import Setting
 
 MakeRecord = Callable[..., Record]
 PLACE = Setting("quick", "AMD EPYC, 2 cores", "2.14.1", ("PostgreSQL runs as uid 1000",))

@@ -9,8 +9,8 @@ import pytest
 
 from bench.experiment import Experiment, dump, parse
 from bench.record import Record
+from bench.reporting.targets import Finding, findings
 from bench.target import Target
-from bench.targets import Finding, findings
 from datasets.errors import ExperimentInvalid
 from tests.bench.conftest import MakeFolder, MakeRecord, made_up
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import gpu_usage, noise, pinning, usage
-from bench.usage import Meter, Sampler, Used
+from bench.running import gpu_usage, noise, pinning, usage
+from bench.running.usage import Meter, Sampler, Used
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench import limits, worker
 from bench.experiment import Cell
 from bench.record import Epoch
-from bench.worker import Job
+from bench.running import limits, worker
+from bench.running.worker import Job
 from datasets.errors import PathRefused, StoreCorrupt, UnknownName
 from datasets.registry import open_source
 from loaders import order

@@ -1,0 +1,184 @@
+"""What a calibration's runs say: how often chance is taken for a difference, how often a difference is found, what the
+harness costs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from bench import stats
+from bench.calibrating.calibration import Calibration, Harness, Measured
+from bench.stats import Interval
+
+COST_LIMIT = 0.01  # of an epoch, that the harness may cost
+_RESAMPLES = 2000
+_MOST_ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """How often equal cells were called different.
+
+    Attributes:
+        pairs: of disjoint pairs, uncorrected. families: of experiments in which any pair of equal cells was, uncorrected;
+            corrected: likewise, as tables correct.
+        ratio: over all disjoint pairs; 1 is the truth. spread: of a round's log ratio, root mean square.
+        cells: equal ones in an experiment. rounds: of each experiment.
+    """
+
+    pairs: Interval
+    families: Interval
+    corrected: Interval
+    ratio: Interval
+    spread: float
+    cells: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a planted slow-down was found.
+
+    Attributes:
+        share: of experiments whose interval lies above 1. estimate: of the slow-down, mean over experiments.
+        rmse: of the estimate against what was planted. coverage: of experiments whose interval holds what was planted.
+        rounds_needed: the fewest that find it in nine of ten, resampling the rounds of all experiments; None for over 60.
+    """
+
+    planted: float
+    share: Interval
+    estimate: Interval
+    rmse: float
+    coverage: Interval
+    rounds_needed: int | None
+
+
+def alarms(runs: Sequence[Measured]) -> Alarms:
+    """Of the equal cells: ``1a`` against ``1b`` and so on, and all pairs of an experiment as a table compares them."""
+    differ: list[bool] = []
+    ratios: list[float] = []
+    spreads: list[float] = []
+    families: list[tuple[bool, bool]] = []
+    tables = [_equal(by_cell) for by_cell in _experiments(runs).values()]
+    for table in tables:
+        for a, b in _pairs(table):
+            differ.append(stats.distinguishable(a, b) is True)
+            ratios.append(stats.ratio_interval(a, b).mean)
+            spreads.append(stats.ratio_spread(a, b) or 0.0)
+        families.append(_family(list(table.values())))
+    return Alarms(
+        pairs=_share(differ),
+        families=_share([plain for plain, _ in families]),
+        corrected=_share([corrected for _, corrected in families]),
+        ratio=stats.ratio_interval(ratios, [1.0] * len(ratios)),
+        spread=float(np.sqrt(np.mean(np.square(spreads)))),
+        cells=max(map(len, tables)),
+        rounds=max(len(values) for table in tables for values in table.values()),
+    )
+
+
+def found(runs: Sequence[Measured], planted: float) -> Found:
+    """Of a slow-down, in the experiments that held it: against the first of the equal cells.
+
+    Raises:
+        ValueError: none held it.
+    """
+    shares: list[bool] = []
+    covered: list[bool] = []
+    estimates: list[float] = []
+    logs: list[float] = []
+    for by_cell in _experiments(runs).values():
+        slow = next((values for (_, part), values in by_cell.items() if part == planted), None)
+        if slow is None:
+            continue
+        base = next(iter(_equal(by_cell).values()))
+        ratio = stats.ratio_interval(slow, base)
+        shares.append(ratio.mean > 1 and ratio.excludes(1.0) is True)
+        covered.append(ratio.excludes(1 + planted) is False)
+        estimates.append(ratio.mean - 1)
+        logs += [float(np.log(a / b)) for a, b in zip(slow, base, strict=True)]
+    errors = np.array(estimates) - planted
+    return Found(
+        planted=planted,
+        share=_share(shares),
+        estimate=stats.mean_interval(estimates),
+        rmse=float(np.sqrt(np.mean(errors**2))),
+        coverage=_share(covered),
+        rounds_needed=_rounds_needed(np.array(logs)),
+    )
+
+
+def cost(pairs: Sequence[Harness], mode: str) -> Interval | None:
+    """The harness over by hand, as a ratio; None where that mode was not run."""
+    chosen = [pair for pair in pairs if pair.mode == mode]
+    if not chosen:
+        return None
+    return stats.ratio_interval([pair.harness_seconds for pair in chosen], [pair.plain_seconds for pair in chosen])
+
+
+def cost_is_sure(pairs: Sequence[Harness]) -> bool:
+    """Whether the cost lies under its limit in every mode that was run, interval and all."""
+    costs = [cost(pairs, mode) for mode in sorted({pair.mode for pair in pairs})]
+    return all(ratio is not None and ratio.high is not None and ratio.high - 1 < COST_LIMIT for ratio in costs)
+
+
+def short(what: Calibration) -> list[str]:
+    """What is not as it should be: false alarms that are not 5 %, and a harness that costs more than a hundredth."""
+    share = alarms(what.runs).pairs
+    lines = [f"false alarms: {share.mean:.1%} is not 5 %"] if share.excludes(0.05) else []
+    for mode in ("load", "train"):
+        ratio = cost(what.harness, mode)
+        if ratio is not None and ratio.mean - 1 >= COST_LIMIT:
+            lines.append(f"harness, {mode}: it costs {ratio.mean - 1:.1%} of an epoch")
+    return lines
+
+
+_Key = tuple[str, float]
+_Table = dict[_Key, list[float]]
+
+
+def _experiments(runs: Sequence[Measured]) -> dict[int, _Table]:
+    """Seconds by round, by cell, by experiment."""
+    every: dict[int, _Table] = {}
+    for run in sorted(runs, key=lambda run: (run.experiment, run.planted, run.cell, run.round)):
+        every.setdefault(run.experiment, {}).setdefault((run.cell, run.planted), []).append(run.seconds)
+    return every
+
+
+def _equal(table: _Table) -> _Table:
+    return {key: values for key, values in table.items() if not key[1]}
+
+
+def _pairs(table: _Table) -> list[tuple[list[float], list[float]]]:
+    """Disjoint pairs, ``1a`` and ``1b``: no run is in two of them."""
+    values = list(table.values())
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def _family(rows: Sequence[list[float]]) -> tuple[bool, bool]:
+    """Whether any pair of these rows is called different: uncorrected, and corrected."""
+    p_values = [stats.p_value(a, b) for a, b in itertools.combinations(rows, 2)]
+    corrected = stats.corrected(p_values, len(rows))
+    plain, mended = (any(value is not None and value < 1 - stats.LEVEL for value in each) for each in (p_values, corrected))
+    return plain, mended
+
+
+def _share(hits: Sequence[bool]) -> Interval:
+    return stats.proportion_interval(sum(hits), len(hits))
+
+
+def _rounds_needed(logs: np.typing.NDArray[np.float64]) -> int | None:
+    """The fewest rounds, drawn from those that were measured, that find the slow-down with this power."""
+    draws = np.random.Generator(np.random.Philox(key=0))
+    for rounds in range(2, _MOST_ROUNDS + 1):
+        drawn = draws.choice(logs, (_RESAMPLES, rounds))
+        error = drawn.std(axis=1, ddof=1) / np.sqrt(rounds)
+        bound = float(special.stdtrit(rounds - 1, (1 + stats.LEVEL) / 2))
+        if np.mean(drawn.mean(axis=1) > bound * error) >= stats.POWER:
+            return rounds
+    return None
