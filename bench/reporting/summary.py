@@ -42,7 +42,8 @@ class Row:
             faster row and from the fastest storage format that did equal work; None where there are too few rounds to tell.
         rounds_needed: of a new experiment that would tell a difference of 5 % from that format, where they are tied and
             more rounds than there were would do it; ``stats.MOST_ROUNDS`` stands for more than that.
-        seconds, pss_bytes: epoch time, and memory of the run's processes, by round.
+        seconds, pss_bytes: epoch time, and the most memory of the run's processes that was seen, by round.
+        cpu_seconds, bytes_read, gpu_utilisation: of a run's processes, means over runs.
         read_bytes_per_second: from the disk, over the measured epochs. resident: the most of the store's pages, as a
             share, that were in memory when one of these began; both of cold rows. not_cold: why such a row was not cold.
         disturbed: runs that count although the machine was disturbed beside each attempt at them.
@@ -76,6 +77,9 @@ class Row:
     rounds_needed: int | None = None
     seconds: Mapping[int, float] = field(default_factory=dict)
     pss_bytes: Mapping[int, float] = field(default_factory=dict)
+    cpu_seconds: float | None = None
+    bytes_read: float | None = None
+    gpu_utilisation: float | None = None
     train_images: int | None = None
     val_images: int | None = None
     store_bytes: int | None = None
@@ -160,7 +164,12 @@ def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
         device=one.last.device,
         threads=one.last.threads,
         seconds=one.seconds,
-        pss_bytes={number: float(record.pss_bytes) for number, record in one.ok.items() if record.pss_bytes is not None},
+        pss_bytes={
+            number: float(most) for number, record in one.ok.items() if (most := record.peak_pss_bytes or record.pss_bytes)
+        },
+        cpu_seconds=mean(record.cpu_seconds for record in one.ok.values()),
+        bytes_read=mean(record.bytes_read for record in one.ok.values()),
+        gpu_utilisation=mean(record.gpu_utilisation for record in one.ok.values()),
         disturbed=sum(record.disturbed for record in one.ok.values()),
         **_cold(one),
     )
