@@ -13,13 +13,13 @@ from matplotlib.ticker import MaxNLocator
 
 from bench import numbers
 from bench.record import Record
-from bench.reporting import plot_points, plot_style, wording
+from bench.reporting import plot_limits, plot_points, plot_style, wording
 from bench.reporting.plot_layout import Legend, Panels, bound_line, footer, grid, groups, intervals
 from bench.reporting.plot_style import PARTS, Sheet, look
 from bench.reporting.summary import Row
 from bench.reporting.wording import Setting
 
-NAMES = ("epoch_time", "epoch_parts", "accuracy_time", "loss", "size_speed")
+NAMES = ("epoch_time", "epoch_parts", "accuracy_time", "loss", "size_speed", "load_limits")
 
 _LETTER = 0.064  # inches, of a label
 _ROOM = 1.3  # of the longest bar, so that figures have a column of their own
@@ -35,6 +35,7 @@ def plots(records: Sequence[Record], rows: Sequence[Row], place: Setting) -> dic
         drawn["accuracy_time"] = plot_points.accuracy_time(rows, place)
         drawn["loss"] = plot_points.loss(records, rows, place)
         drawn["size_speed"] = plot_points.size_speed(rows, place)
+        drawn["load_limits"] = plot_limits.load_limits(rows, place)
         for name, figure in drawn.items():
             if figure is not None:
                 found |= {f"{name}.{suffix}": content for suffix, content in plot_style.images(figure).items()}

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from bench.record import Record
-from bench.reporting import plot_points, plot_style, plots
+from bench.reporting import plot_limits, plot_points, plot_style, plots
 from bench.reporting.summary import summary
 from bench.reporting.wording import Setting
 
@@ -159,9 +159,9 @@ def test_plots_without_data_are_not_made(make: MakeRecord) -> None:
     }
 
 
-def test_the_same_records_give_the_same_bytes(records: list[Record]) -> None:
+def test_the_same_records_give_the_same_bytes(records: list[Record], make: MakeRecord) -> None:
     """No date, no random name: PNG and SVG of two drawings are equal."""
-    rows = summary(records)
+    rows = summary([*records, make("copy", mode="limit", model=None)])
     first, second = (plots.plots(records, rows, PLACE) for _ in range(2))
     assert set(first) == {f"{name}.{suffix}" for name in plots.NAMES for suffix in ("png", "svg")}
     assert first == second
@@ -223,3 +223,26 @@ def test_no_text_lies_on_another(records: list[Record], make: MakeRecord) -> Non
                     min(box.x1, other.x1) - max(box.x0, other.x0) > 1 and min(box.y1, other.y1) - max(box.y0, other.y0) > 1
                 )
                 assert not overlap, f"{words!r} lies on {other_words!r}"
+
+
+def test_loading_is_drawn_against_the_limits_of_its_run(make: MakeRecord) -> None:
+    """Each format by its fastest way, fastest on top; a line for each limit, named by its threads."""
+    records = [
+        record
+        for number in range(2)
+        for record in (
+            make("mmap", (2.0, 0.5), round=number, mode="load"),
+            make("mmap", (2.0, 0.25), round=number, workers=2, engine="threads", mode="load"),
+            make("hdf5", (2.0, 1.0), round=number, mode="load"),
+            make("copy", (2.0, 0.125), round=number, mode="limit", model=None, workers=2),
+            make("gather", (2.0, 0.2), round=number, mode="limit", model=None),
+        )
+    ]
+    figure = plot_limits.load_limits(summary(records), PLACE)
+    assert figure is not None
+    (panel,) = figure.axes
+    bars = [bar for container in panel.containers if isinstance(container, BarContainer) for bar in container]
+    assert [bar.get_width() for bar in bars] == pytest.approx([512 / 0.25, 512 / 1.0])
+    assert sorted(drawn(line)[0][0] for line in panel.lines) == pytest.approx([512 / 0.2, 512 / 0.125])
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"copy, 2 threads", "gather, 1 thread"}
+    assert plot_limits.load_limits(summary([one for one in records if one.cell.mode == "load"]), PLACE) is None
