@@ -116,7 +116,7 @@ def _table(group: Sequence[Row], rows: Sequence[Row], place: Setting) -> Table:
     trains = group[0].cell.mode == "train"
     loads = [row for row in rows if trains and row.cell.mode == "load" and (row.dataset, row.cell.loading) in ways]
     others = [*loads, compute] if trains and compute is not None else loads
-    fields = wording.varying(row.cell for row in group)
+    fields = wording.columns(group)
     heads = [Column(("backend",)), *(Column((field,)) for field in fields)]
     filled = _filled(_TRAIN if trains else _LOAD, group)
     return Table(

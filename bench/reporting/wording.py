@@ -49,10 +49,20 @@ def varying(cells: Iterable[Cell]) -> tuple[str, ...]:
     return tuple(field for field in WAYS if len({way(cell, field) for cell in every}) > 1)
 
 
+def columns(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The parts of the way of loading that a table of these rows needs a column for: those in which rows that ran differ."""
+    every = list(rows)
+    return varying(row.cell for row in [row for row in every if row.epoch is not None] or every)
+
+
 def labels(cells: Iterable[Cell]) -> dict[Cell, str]:
-    """Names that tell these cells apart: the backend, and in brackets what differs besides."""
+    """Names that tell these cells apart: the backend, and in brackets what differs among cells of one backend."""
     every = list(cells)
-    fields = varying(every)
+    alike: dict[str, list[Cell]] = {}
+    for cell in every:
+        alike.setdefault(cell.backend, []).append(cell)
+    differing = {field for group in alike.values() for field in varying(group)}
+    fields = [field for field in WAYS if field in differing]
     named = {cell: _parts(cell, fields) for cell in every}
     return {cell: f"{cell.backend} ({parts})" if parts else cell.backend for cell, parts in named.items()}
 
@@ -70,7 +80,9 @@ def _part(cell: Cell, field: str) -> str:
     text = way(cell, field)
     if field == "codec":
         return f"{text} codec" if text == "own" else text
-    return f"{text} worker{'' if text == '1' else 's'}" if field == "workers" else text
+    if field == "workers":
+        return "workers by rule" if text == "by rule" else f"{text} worker{'' if text == '1' else 's'}"
+    return text
 
 
 def caption(rows: Sequence[Row], place: Setting, compute: Row | None = None) -> tuple[str, ...]:
@@ -114,8 +126,8 @@ def _covered(rows: Sequence[Row]) -> str:
 
 def _shared(rows: Sequence[Row], compute: Row | None) -> str:
     cells = [row.cell for row in rows]
-    fields = [field for field in WAYS if field != "cache" and field not in varying(cells)]
-    same = _parts(cells[0], fields)
+    fields = [field for field in WAYS if field != "cache" and field not in columns(rows)]
+    same = _parts(next((row.cell for row in rows if row.epoch is not None), cells[0]), fields)
     parts = [f"all rows: {same}"] if same else []
     if compute is not None and compute.epoch is not None:
         parts.append(f"compute alone, its batches in place: {numbers.interval(compute.epoch)} s")

@@ -296,7 +296,7 @@ def test_what_is_declared_is_below_the_table_and_never_the_fastest(make: MakeRec
     place = [" ".join(column.title) for column in table.columns].index("other order")
     assert {line.cells[0]: line.cells[place] for line in table.lines} == {"webdataset": "0.41", "mmap": "-"}
     notes = " ".join(table.notes)
-    assert "Declared by webdataset (native): another order: shards are shuffled." in notes
+    assert "Declared by webdataset: another order: shards are shuffled." in notes
     assert "0.410 from a uniform shuffle, over the 0.020 of chance; the classes of a batch are 1.83 times as uneven" in notes
     assert "Unequal work" not in notes
     assert "Fastest: mmap" in table.verdict
