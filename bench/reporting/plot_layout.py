@@ -42,8 +42,11 @@ def grid(panels: Panels, height: float, title: str, foot: str, legend: Legend = 
 
 
 def _titles(panels: Panels) -> list[str]:
-    """Data set and model; protocol and limit too where two panels would be called the same."""
-    short = [" · ".join(part for part in (panel[0].dataset, panel[0].cell.model) if part) for panel in panels]
+    """Data set and model; the cache where panels differ in it; protocol and limit where two would be called the same."""
+    mixed = len({panel[0].cell.cache for panel in panels}) > 1
+    caches = [wording.way(panel[0].cell, "cache") if mixed else "" for panel in panels]
+    parts = [(panel[0].dataset, panel[0].cell.model, cache) for panel, cache in zip(panels, caches, strict=True)]
+    short = [" · ".join(part for part in each if part) for each in parts]
     if len(set(short)) == len(short):
         return short
     cells = [panel[0].cell for panel in panels]

@@ -246,3 +246,12 @@ def test_loading_is_drawn_against_the_limits_of_its_run(make: MakeRecord) -> Non
     assert sorted(drawn(line)[0][0] for line in panel.lines) == pytest.approx([512 / 0.2, 512 / 0.125])
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"copy, 2 threads", "gather, 1 thread"}
     assert plot_limits.load_limits(summary([one for one in records if one.cell.mode == "load"]), PLACE) is None
+
+
+def test_panels_of_cold_and_warm_caches_are_told_apart(make: MakeRecord) -> None:
+    """Both are of one data set; each panel says which cache it was."""
+    records = [make("mmap", (1.0, 1.0), mode="load", cache=cache) for cache in ("cold", "warm")]
+    figure = plots.epoch_time(summary(records), PLACE)
+    assert figure is not None
+    titles = {axes.get_title(loc="left") for axes in figure.axes}
+    assert titles == {"cifar10 · guest-cold", "cifar10 · warm"}
