@@ -143,7 +143,7 @@ class DaliFeed(Feed):
         except RuntimeError as error:
             self._loader = None  # it can't go on after an error
             raise self._named(indices, error) from None
-        labels = torch.from_numpy(np.asarray(self._reader.labels[indices], dtype=np.int64))
+        labels = torch.from_numpy(self._reader.labels_at(indices))
         if self.plan.pin_memory and not pictures.is_cuda:
             pictures, labels = pictures.pin_memory(), labels.pin_memory()
         return Batch(pictures.permute(0, 3, 1, 2), labels, indices)
@@ -266,10 +266,6 @@ def _graph(content: Content, decoder: str, size: tuple[int, int, int]) -> Any:
 
 def _boxes(indices: Indices, sizes: npt.NDArray[np.int32], draws: Draws, size: tuple[int, int]) -> Boxes:
     """The crops that every other backend cuts."""
-    found = []
-    for index in map(int, indices):
-        height, width = map(int, sizes[index])
-        crop = sizing.box(height, width, index, draws) if draws.training else sizing.centre(height, width, size)
-        found.append(crop)
+    found = sizing.crops([(height, width) for height, width in sizes[indices].tolist()], indices, draws, size)
     boxes = np.array(found, dtype=np.float32)
     return Boxes(np.ascontiguousarray(boxes[:, :2]), np.ascontiguousarray(boxes[:, 2:]))

@@ -90,7 +90,7 @@ class StreamEngine(Engine):
             step = 1 if self.plan.fetch == "item" else len(indices)
             for start in range(0, len(indices), step):
                 self._reader.read(indices[start : start + step], images[start : start + step], draws)
-            labels = gpu.upload(np.asarray(self._reader.labels[indices], dtype=np.int64))
+            labels = gpu.upload(self._reader.labels_at(indices))
             return _Group(images, labels, keys, gpu.mark())
 
     def _hand_over(self, asked: Future[_Group]) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from loaders.codec import Pixels
 from loaders.engine import Batch, Engine, Key, Plan
 from loaders.manifest import Content
 from loaders.order import Draws
-from loaders.store import Labels, Reader
+from loaders.store import Reader
 
 # Portions that wait for the consumer beside those being read: one to hand over at once, one against an uneven step.
 READY = 2
@@ -67,15 +67,12 @@ class ThreadsEngine(Engine):
         self._pin = plan.pin_memory and torch.cuda.is_available()
         if plan.pin_memory and not self._pin:
             warnings.warn("pin_memory: there is no GPU here, batches stay in pageable memory", stacklevel=4)
-        self._labels: Labels | None = None
         self._readers = [reader]
         self._free: list[npt.NDArray[np.uint8]] = []
         self._pool: ThreadPoolExecutor | None = None
         self._owner = 0
 
     def epoch(self, keys: Iterator[Key]) -> Generator[Batch]:
-        if self._labels is None:
-            self._labels = np.asarray(self.reader.labels)  # a plain view: a memmap pays for its class at every batch
         pool = self._started()
         portions = iter(lambda: list(islice(keys, self.portion)), [])
         begun = (pool.submit(self._read_portion, portion) for portion in portions)
@@ -114,8 +111,7 @@ class ThreadsEngine(Engine):
     def _batch(self, reader: Reader[Any], key: Key) -> Batch:
         images, out = self._memory(len(key.indices))
         self._read(reader, key, out)
-        assert self._labels is not None
-        labels = torch.from_numpy(np.asarray(self._labels[key.indices], dtype=np.int64))
+        labels = torch.from_numpy(reader.labels_at(key.indices))
         return Batch(images.permute(0, 3, 1, 2), labels.pin_memory() if self._pin else labels, key.indices)
 
     def _read(self, reader: Reader[Any], key: Key, out: Pixels) -> None:

@@ -108,7 +108,7 @@ class GpuCopyFeed(_GpuFeed):
 
         with self._gpu.beside():
             images = self.loader[int(indices[0]) : int(indices[-1]) + 1].to(self._gpu.device, non_blocking=True)
-            labels = self._gpu.upload(np.asarray(self._reader.labels[indices], dtype=np.int64))
+            labels = self._gpu.upload(self._reader.labels_at(indices))
             return Batch(images.permute(0, 3, 1, 2), labels, indices), self._gpu.mark()
 
     def _joined(self, group: Batch, mark: Any) -> Iterator[Batch]:
@@ -148,7 +148,7 @@ class GpuArrayFeed(_GpuFeed):
         from loaders.engine import Batch
 
         order = self._gpu.upload(asked.indices)
-        labels = self._gpu.upload(np.asarray(self._reader.labels[asked.indices], dtype=np.int64))
+        labels = self._gpu.upload(self._reader.labels_at(asked.indices))
         padded = self.loader[order]
         images = _augmented(padded) if self.plan.training else padded[:, PADDING:-PADDING, PADDING:-PADDING]
         size = self.plan.batch_size

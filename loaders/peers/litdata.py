@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,7 @@ class LitdataReader(FeedReader[Any]):
     def _open(self) -> Any:
         return self.store.open(self.split)
 
-    @property
+    @cached_property
     def labels(self) -> Labels:
         return np.array([self.handle[index][1] for index in range(len(self))], dtype=np.int64)
 

@@ -390,3 +390,13 @@ def test_pinning_where_there_is_no_gpu_says_so(store: Store, monkeypatch: pytest
         batches = threads(store, pin_memory=True)
     with batches:
         assert_is(next(iter(batches)), next(wanted_batches(0)))
+
+
+@pytest.mark.parametrize("engine", ["torch", "threads"])
+def test_labels_come_with_their_batch(store: Store, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine asks for the labels of a whole split: in a database of millions they are not at hand."""
+    labels = store.reader("train").labels
+    monkeypatch.setattr(MmapReader, "labels", property(lambda _: pytest.fail("all labels were asked for")))
+    monkeypatch.setattr(MmapReader, "labels_at", lambda _, indices: np.asarray(labels[indices]))
+    with loader(store, engine=engine, batch_size=64) as batches:
+        assert all(batch.labels.tolist() == labels[batch.indices].tolist() for batch in batches)
