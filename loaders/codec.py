@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -138,15 +137,3 @@ def decode_into(codec: CodecName, payload: Buffer, out: Pixels) -> None:
     if pixels.shape != out.shape:
         raise UndecodableError(f"{pixels.shape[0]} x {pixels.shape[1]} pixels where {height} x {width} belong")
     np.copyto(out, pixels)
-
-
-def join_into(payloads: Sequence[Buffer], out: Pixels) -> bool:
-    """Fill ``out``, uint8 (B, H, W, C), C-contiguous, with ``raw`` payloads: joined, then copied.
-
-    Returns False, and leaves ``out`` as it was, where one of them has another length: reading one by one names it.
-    """
-    if any(len(payload) != out[0].nbytes for payload in payloads):
-        return False
-    joined = b"".join(payloads)  # type: ignore[arg-type] # NumPy's stubs of Python 3.11 lack the buffer protocol
-    out.reshape(-1)[:] = np.frombuffer(joined, np.uint8)
-    return True

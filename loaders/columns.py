@@ -10,6 +10,7 @@ import contextlib
 import mmap
 import os
 from array import array
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,8 @@ import numpy.typing as npt
 
 from datasets.errors import StoreCorrupt
 from loaders.manifest import Content
+from loaders.order import Indices
+from loaders.store import Handle, Labels, Reader, Sizes
 
 _BUFFERED = 1 << 16
 # Columns up to this may well be in memory as a whole.
@@ -120,4 +123,21 @@ def read(root: Path, split: str, name: str, length: int) -> npt.NDArray[Any]:
     if column.nbytes > _WHOLE_BYTES and isinstance(column.base, mmap.mmap):
         # Else each number read maps 16 pages: a shuffled batch of 256 out of 100 M samples took 16 MB.
         column.base.madvise(mmap.MADV_RANDOM)
-    return column
+    return np.asarray(column)  # plain: a memmap pays for its class at every batch
+
+
+class ColumnReader(Reader[Handle]):
+    """A reader of a format that leaves labels, sizes and offsets to the columns beside it."""
+
+    @cached_property
+    def labels(self) -> Labels:
+        return read(self.store.root, self.split, "labels", len(self))
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        return read(self.store.root, self.split, "sizes", len(self))
+
+    @cached_property
+    def offsets(self) -> Indices:
+        """Where payloads begin, where they differ in length: int64 (n + 1,)."""
+        return read(self.store.root, self.split, "offsets", len(self) + 1)

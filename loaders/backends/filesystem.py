@@ -15,7 +15,7 @@ from loaders.codec import EXTENSION, Buffer, Pixels
 from loaders.decoding import SCALED, Places
 from loaders.mapping import check_bounds
 from loaders.order import Indices
-from loaders.store import Labels, Reader, Sample, Sizes, Store
+from loaders.store import Sample, Store
 
 # Of a file that is read with others in one call: a damaged column must not ask for all the memory.
 _LARGEST_BYTES = 64 << 20
@@ -57,7 +57,7 @@ class FilesystemStore(Store):
         return FilesystemReader(self, split)
 
 
-class FilesystemReader(Reader[int]):
+class FilesystemReader(columns.ColumnReader[int]):
     """Opens and reads one file a sample, by paths made from the label: no folder is ever listed.
 
     The handle is the split's open folder, so that each path is resolved from there.
@@ -70,18 +70,6 @@ class FilesystemReader(Reader[int]):
 
     def _close(self, handle: int) -> None:
         os.close(handle)
-
-    @cached_property
-    def labels(self) -> Labels:
-        return columns.read(self.store.root, self.split, "labels", len(self))
-
-    @cached_property
-    def _offsets(self) -> Indices:
-        return columns.read(self.store.root, self.split, "offsets", len(self) + 1)
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        return columns.read(self.store.root, self.split, "sizes", len(self))
 
     @property
     def path_taken(self) -> str:
@@ -129,7 +117,7 @@ class FilesystemReader(Reader[int]):
         """Bytes that each file has to have: int64 (B,)."""
         if (record_bytes := self.content.record_bytes) is not None:
             return np.full(len(indices), record_bytes + len(self._header(0)))
-        return self._offsets[indices + 1] - self._offsets[indices]
+        return self.offsets[indices + 1] - self.offsets[indices]
 
     def _behind_headers(self, files: Places) -> Places | None:
         if self.content.codec != "raw":

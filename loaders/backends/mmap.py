@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -17,7 +16,7 @@ from loaders.codec import Buffer, Pixels
 from loaders.decoding import SCALED, Places
 from loaders.mapping import check_bounds, gather, map_bytes
 from loaders.order import Draws, Indices
-from loaders.store import Labels, Reader, Sample, Sizes, Store
+from loaders.store import Sample, Store
 
 
 class MmapStore(Store):
@@ -94,14 +93,14 @@ def arrange(root: Path, data: Pixels, record_bytes: int | None, offsets: Indices
     return Payloads(data.reshape(count, record_bytes) if record_bytes is not None else data, offsets, advice)
 
 
-class MmapReader(Reader[Payloads]):
+class MmapReader(columns.ColumnReader[Payloads]):
     """Gathers records of one length straight into the batch; hands out views of others."""
 
     shares_handle = True
 
     def _open(self) -> Payloads:
         root, record_bytes = self.store.root, self.content.record_bytes
-        offsets = None if record_bytes is not None else columns.read(root, self.split, "offsets", len(self) + 1)
+        offsets = None if record_bytes is not None else self.offsets
         try:
             data, advice = self._bytes(data_file(root, self.split))
         except (OSError, ValueError) as error:
@@ -110,14 +109,6 @@ class MmapReader(Reader[Payloads]):
 
     def _bytes(self, file: Path) -> tuple[Pixels, str]:
         return map_bytes(file)
-
-    @cached_property
-    def labels(self) -> Labels:
-        return columns.read(self.store.root, self.split, "labels", len(self))
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        return columns.read(self.store.root, self.split, "sizes", len(self))
 
     @property
     def path_taken(self) -> str:

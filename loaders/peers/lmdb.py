@@ -6,7 +6,6 @@ import os
 import struct
 import weakref
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +13,10 @@ import lmdb
 
 from datasets.errors import RoomError, SampleCorrupt, StoreCorrupt
 from loaders import columns
-from loaders.codec import Buffer, Pixels, join_into
+from loaders.codec import Buffer
 from loaders.mapping import check_bounds
-from loaders.order import Draws, Indices
-from loaders.store import Labels, Reader, Sample, Sizes, Store
+from loaders.order import Indices
+from loaders.store import Sample, Store
 
 # LMDB's map is the most that a file may grow to; on Linux it takes address space, not disk.
 _MAP_BYTES = 1 << 40
@@ -99,7 +98,7 @@ class _Open(NamedTuple):
     cursor: lmdb.Cursor
 
 
-class LmdbReader(Reader[_Open]):
+class LmdbReader(columns.ColumnReader[_Open]):
     """One read transaction while it is open; a batch's values are looked up in one call, and come as views of the map."""
 
     store: LmdbStore
@@ -118,14 +117,6 @@ class LmdbReader(Reader[_Open]):
         handle.cursor.close()
         handle.transaction.abort()
 
-    @cached_property
-    def labels(self) -> Labels:
-        return columns.read(self.store.root, self.split, "labels", len(self))
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        return columns.read(self.store.root, self.split, "sizes", len(self))
-
     @property
     def path_taken(self) -> str:
         return "lmdb getmulti, a batch a call"
@@ -143,7 +134,3 @@ class LmdbReader(Reader[_Open]):
     def _missing(self, indices: Indices) -> SampleCorrupt:
         index = next(int(index) for index in indices if self.handle.transaction.get(_key(int(index))) is None)
         return SampleCorrupt(self.store.root, self.split, index, "its key is missing")
-
-    def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
-        if self.content.record_bytes is None or not join_into(self.payloads(indices), out):
-            super().read(indices, out, draws)

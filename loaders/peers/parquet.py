@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasets.errors import StoreCorrupt
-from loaders.codec import Buffer, Pixels, join_into
+from loaders.codec import Buffer, Pixels
 from loaders.mapping import check_bounds, gather
 from loaders.order import Draws, Indices
 from loaders.store import Labels, Reader, Sample, Sizes, Store
@@ -179,7 +179,3 @@ class GroupReader(_ParquetColumns):
         before = np.cumsum([0, *(starts[wanted + 1] - starts[wanted])])
         rows = before[place] + indices - starts[group]
         return [memoryview(column[int(row)].as_buffer()) for row in rows]
-
-    def read(self, indices: Indices, out: Pixels, draws: Draws) -> None:
-        if self.content.record_bytes is None or not join_into(self.payloads(indices), out):
-            super().read(indices, out, draws)

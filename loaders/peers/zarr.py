@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from loaders import columns
 from loaders.codec import Buffer, Pixels
 from loaders.mapping import check_bounds
 from loaders.order import Draws, Indices
-from loaders.store import Labels, Reader, Sample, Sizes, Store
+from loaders.store import Sample, Store
 
 # Zarr's performance guide: chunks of at least a megabyte. Measured for shuffled batches of 256 CIFAR pictures, warm: chunks of
 # 1 MiB read 11 to 13 thousand images/s, of 16 pictures 3.9, of one picture in shards of a thousand 2.5 (zarr 3.1.6).
@@ -74,7 +73,7 @@ def _copy(spool: Any, array: Any, record: int, shape: tuple[int, ...]) -> None:
         array[start : start + len(slab)] = slab
 
 
-class ZarrReader(Reader[Any]):
+class ZarrReader(columns.ColumnReader[Any]):
     """Reads a batch by one orthogonal selection in ascending order; encoded pictures a slice each."""
 
     store: ZarrStore
@@ -88,19 +87,6 @@ class ZarrReader(Reader[Any]):
         if array.shape[0] != wanted:
             raise StoreCorrupt(self.store.root, f"{self.split}.zarr is {array.shape[0]} long where {wanted} belongs")
         return array
-
-    @cached_property
-    def labels(self) -> Labels:
-        return columns.read(self.store.root, self.split, "labels", len(self))
-
-    @cached_property
-    def sizes(self) -> Sizes:
-        return columns.read(self.store.root, self.split, "sizes", len(self))
-
-    @cached_property
-    def offsets(self) -> Indices:
-        """Where encoded payloads begin: int64 (n + 1,)."""
-        return columns.read(self.store.root, self.split, "offsets", len(self) + 1)
 
     @property
     def path_taken(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from datasets.errors import DataError, PathRefused, SampleCorrupt, StoreCorrupt
-from loaders.codec import join_into
+from loaders.order import Draws
 from loaders.pack import open_store, pack
 from loaders.registry import availability
 from loaders.store import Store
@@ -76,10 +77,19 @@ def test_parquet_without_its_file_is_a_damaged_store(tmp_path: Path) -> None:
         store.reader("train").payloads(np.array([0]))
 
 
-def test_payloads_are_joined_only_where_they_fill_the_batch() -> None:
-    """One of another length leaves the batch as it was, so that reading one by one can name it."""
-    out = np.full((2, 2, 2, 3), 7, np.uint8)
-    assert not join_into([bytes(12), bytes(11)], out)
-    assert (out == 7).all()
-    assert join_into([bytes(range(12)), memoryview(bytes(range(12, 24)))], out)
-    assert out.reshape(-1).tolist() == list(range(24))
+def test_a_record_of_another_length_is_named(tmp_path: Path) -> None:
+    """In a batch that is joined: its index stands in the error, and the pictures beside it can still be read."""
+    lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed")
+    store = packed("lmdb", tmp_path)
+    with (
+        lmdb.open(str(store.root / "train.lmdb"), 1 << 30, subdir=False, lock=False) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        transaction.put((7).to_bytes(8, "big"), RAW.payloads["train"][7][:-1])
+    with contextlib.closing(store.reader("train")) as reader:
+        out = np.empty((3, *RAW.shape), np.uint8)
+        with pytest.raises(SampleCorrupt) as found:
+            reader.read(np.array([3, 7, 9]), out, Draws(0, 0, training=False))
+        assert found.value.index == 7
+        reader.read(np.array([3, 9, 3]), out, Draws(0, 0, training=False))
+        assert [picture.tobytes() for picture in out] == [RAW.payloads["train"][index] for index in (3, 9, 3)]
