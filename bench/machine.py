@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -13,12 +12,10 @@ from typing import Any
 import psutil
 
 from datasets.errors import Unavailable
+from loaders import versions
 
-LIBRARIES = (
-    *("loadstone", "torch", "torchvision", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "numba", "pylibjxl"),
-    *("scipy", "torchmetrics"),
-)
-PEERS = ("ffcv", "litdata", "lmdb", "pyarrow", "webdataset", "zarr")
+WAIT_POLICY = "OMP_WAIT_POLICY"
+LIBRARIES = ("torch", "torchvision", "scipy", "torchmetrics", *versions.STORED)
 
 
 def cores() -> int:
@@ -75,24 +72,13 @@ def wait_policy() -> str:
     many barriers lasts until the kernel gives it back: a step then takes several times as long. Passive ones sleep.
     Read when a process loads OpenMP, so it has to stand in the environment that the fork server is started in.
     """
-    return os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that matter here."""
-    found = {}
-    for library in (*LIBRARIES, *PEERS):
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return os.environ.get(WAIT_POLICY, "passive")
 
 
 def environment(stores: Path, *, threads: int, device: str, notes: Sequence[str] = ()) -> dict[str, Any]:
     """What stands in ``environment.json``: facts of the machine, no names of people, hosts or folders."""
     gibibytes = round(psutil.virtual_memory().total / 2**30)
-    own = versions()
+    own = versions.installed(LIBRARIES)
     return {
         "machine": ", ".join(filter(None, [processor(), f"{cores()} cores", f"{gibibytes} GiB", gpu()])),
         "kernel": platform.release(),

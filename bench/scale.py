@@ -22,6 +22,7 @@ import psutil
 import torch
 
 from bench import machine
+from bench.running import usage
 from loaders import columns
 from loaders.backends.mmap import data_file
 from loaders.loading import Loader, loader
@@ -85,8 +86,7 @@ def workers(root: Path, engine: Any, number: int) -> dict[str, float]:
         came = iter(batches)
         for _ in islice(came, SHUFFLED):
             pass
-        own = psutil.Process()
-        return {"pss_bytes": sum(one.memory_full_info().pss for one in [own, *own.children(recursive=True)])}
+        return {"pss_bytes": usage.pss_bytes(os.getpid())}
 
 
 def _read(batches: Loader, number: int) -> None:

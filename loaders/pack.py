@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import importlib.metadata
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ import numpy as np
 
 from datasets.errors import DataError, DatasetCorrupt, RoomError, StoreCorrupt, Unavailable, UnknownName, VerificationFailed
 from datasets.source import SPLITS, Block, Source
+from loaders import versions
 from loaders.encoding import Beside, ContentDigest, Damaged, Encoder
 from loaders.manifest import PARTIAL, CodecName, Content, Manifest, SplitManifest
 from loaders.registry import store_class
@@ -25,9 +25,6 @@ from loaders.store import Reader, Sample, Store
 
 Progress = Callable[[int], None]
 """Called with the number of samples that have gone by since the last call."""
-
-_LIBRARIES = ("loadstone", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "numba", "pylibjxl")
-_PEERS = ("ffcv", "litdata", "lmdb", "pyarrow", "webdataset", "zarr")
 
 
 def location(stores: Path, content: Content, backend: str, server: str | None = None) -> Path:
@@ -115,7 +112,7 @@ def _fill(store: Store, source: Source, progress: Progress) -> None:
         store_bytes=store.store_bytes(),
         pack_seconds=seconds,
         options=store.options,
-        versions=_versions(),
+        versions=versions.installed(versions.STORED),
     ).write(store.root)
 
 
@@ -172,16 +169,6 @@ class _Passing:
 
     def _corrupt(self, where: str, what: str) -> DatasetCorrupt:
         return DatasetCorrupt(self._source.info.name, Path(where), what)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in (*_LIBRARIES, *_PEERS):
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def planned_of(folder: Path) -> Experiment | None:
         ExperimentInvalid: it is none.
     """
     path = folder / EXPERIMENT
-    return experiment.parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
+    return experiment.load(str(path)) if path.exists() else None
 
 
 def environment(folder: Path) -> dict[str, object]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import experiment, record
+from bench import record
 from bench.experiment import Cell, Experiment
 from bench.record import RUNS, Record
-from bench.reporting.report import ENVIRONMENT, EXPERIMENT
+from bench.reporting import report
+from bench.reporting.report import ENVIRONMENT, EXPERIMENT, planned_of
 from bench.running.prepare import NotReady, Ready
 from datasets.errors import DataError, UsageError
 
@@ -23,12 +23,9 @@ def planned(folder: Path) -> Experiment:
     Raises:
         DataError: the folder holds none. ExperimentInvalid: its file is damaged.
     """
-    path = folder / EXPERIMENT
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{folder} holds no {EXPERIMENT}; name a folder that `loadstone run` wrote") from None
-    return experiment.parse(text, str(path))
+    if (found := planned_of(folder)) is None:
+        raise DataError(f"{folder} holds no {EXPERIMENT}; name a folder that `loadstone run` wrote")
+    return found
 
 
 def earlier(folder: Path) -> list[Record]:
@@ -42,11 +39,7 @@ def environment(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it says nothing.
     """
-    try:
-        found = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
+    if not (found := report.environment(folder)):
         raise DataError(f"{folder} holds no {ENVIRONMENT}; run the experiment anew")
     return found
 

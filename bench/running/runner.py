@@ -55,7 +55,7 @@ def turns(cells: list[Ready], rounds: int, seed: int) -> Iterator[Turn]:
 
 def fork_server() -> ForkServerContext:
     """Processes that start by a fork of one that has imported everything and touched no device."""
-    machine.wait_policy()  # before the server loads OpenMP
+    os.environ[machine.WAIT_POLICY] = machine.wait_policy()  # before the server loads OpenMP
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.running.preload"])
     with leftovers.scratch():
