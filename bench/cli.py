@@ -233,7 +233,7 @@ def compare(a: Path, b: Path, anyway: bool) -> None:
     Runs that differ in machine, versions, threads, device, protocol, data or order are refused, with what differs; if that is
     what you want to compare, add --anyway. Exit status: 2 where they differ, or share no cell; 4 a folder holds no run.
     """
-    from bench.reporting.compare import show
+    from bench.commands.compare import show
 
     show(a, b, anyway=anyway)
 

@@ -1,4 +1,4 @@
-"""``loadstone compare``: two run folders, cell by cell. Only what is equal is compared, unless asked."""
+"""Two run folders, cell by cell. Only what is equal is compared, unless asked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from bench import numbers, record, stats
 from bench.experiment import Cell
 from bench.record import Record
 from bench.reporting.report import environment
-from bench.running.progress import plain_console
 from bench.runs import Runs, gather
 from bench.stats import Interval
-from datasets.errors import UsageError
 
 # What a machine is, and what ran on it: the keys of environment.json that change how fast a loader is.
 _SAME = ("machine", "kernel", "python", "store_filesystem")
@@ -80,24 +78,6 @@ def differences(a: Folder, b: Folder) -> list[str]:
     found += ["the protocol " + name for name in sorted(protocols.keys() & others.keys()) if protocols[name] != others[name]]
     found += [_traits(a, b, name, what) for name, what in _TRAITS]
     return [each for each in found if each]
-
-
-def show(a: Path, b: Path, *, anyway: bool) -> None:
-    """Print the comparison.
-
-    Raises:
-        DataError: a folder holds no records. UsageError: the runs differ and ``anyway`` is not said, or share no cell.
-    """
-    first, second = Folder.read(a), Folder.read(b)
-    compared = compare(first, second)
-    if not compared:
-        raise UsageError(f"{a} and {b} have no cell in common that ran in both; see their table.md")
-    apart = differences(first, second)
-    if apart and not anyway:
-        raise UsageError(f"{a} and {b} differ in {'; '.join(apart)}; if that is what you compare, add --anyway")
-    console = plain_console()
-    for line in words(first, second, compared, apart):
-        console.print(line)
 
 
 def words(a: Folder, b: Folder, compared: Sequence[Compared], apart: Sequence[str]) -> list[str]:

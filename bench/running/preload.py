@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 
-import bench.running.worker
+import bench.running.worker  # noqa: F401
 from loaders.turbojpeg import turbo
-
-__all__ = ["bench"]
 
 turbo()
 with contextlib.suppress(ImportError):  # without numba the fall-backs serve, and say so

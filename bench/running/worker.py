@@ -291,10 +291,13 @@ def _compute(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device,
     batches.set_epoch(0)
     steps = len(batches)
     held = [trainer.place(batch) for batch in _some(batches, steps)]
-    for number in range(recipe.epochs):
+
+    def timed(number: int) -> Epoch:
         repeated = itertools.chain(itertools.islice(itertools.cycle(held[:-1] or held), steps - 1), held[-1:])
-        times = functools.partial(_trained, trainer, number, device, repeated)
-        epochs.append(feeding.epoch(number, lambda _, times=times: times()))  # type: ignore[misc]
+        return feeding.epoch(number, lambda _: _trained(trainer, number, device, repeated))
+
+    for number in range(recipe.epochs):
+        epochs.append(timed(number))
         tell(number, recipe.epochs, epochs[-1])
     return {"epochs": tuple(epochs), "losses": trainer.losses}
 
