@@ -10,7 +10,6 @@ import contextlib
 import mmap
 import os
 from array import array
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasets.errors import StoreCorrupt
+from loaders.lazy import lazy
 from loaders.manifest import Content
 from loaders.order import Indices
 from loaders.store import Handle, Labels, Reader, Sizes
@@ -129,15 +129,15 @@ def read(root: Path, split: str, name: str, length: int) -> npt.NDArray[Any]:
 class ColumnReader(Reader[Handle]):
     """A reader of a format that leaves labels, sizes and offsets to the columns beside it."""
 
-    @cached_property
+    @lazy
     def labels(self) -> Labels:
         return read(self.store.root, self.split, "labels", len(self))
 
-    @cached_property
+    @lazy
     def sizes(self) -> Sizes:
         return read(self.store.root, self.split, "sizes", len(self))
 
-    @cached_property
+    @lazy
     def offsets(self) -> Indices:
         """Where payloads begin, where they differ in length: int64 (n + 1,)."""
         return read(self.store.root, self.split, "offsets", len(self) + 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from psycopg import sql
 
 from datasets.errors import SampleCorrupt, StoreCorrupt
 from loaders.codec import Buffer, Pixels
+from loaders.lazy import lazy
 from loaders.mapping import check_bounds
 from loaders.order import Draws, Indices
 from loaders.postgres_arrays import adapt_arrays, bigint_array, tid_array
@@ -121,11 +121,11 @@ class PostgresReader(Reader[Session]):
         way = "binary rows by psycopg" if session.wire is None else "rows off the socket"
         return f"{'id' if session.layout is None else 'ctid'} = ANY, {way}, {self.store.storage}; a single row by id"
 
-    @cached_property
+    @lazy
     def labels(self) -> Labels:
         return self._columns("label")[0].astype(np.int64)
 
-    @cached_property
+    @lazy
     def sizes(self) -> Sizes:
         return np.stack(self._columns("height", "width"), axis=1)
 

@@ -35,12 +35,22 @@ def scratch() -> Iterator[Path]:
 
 @functools.cache
 def _folder(_process: int) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # held to the end of the process
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    folder = _locked_for_good()
     # After multiprocessing has removed its own folder in it, at -100.
     util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-200)
     return folder
+
+
+def _locked_for_good() -> Path:
+    """A new folder, locked to the end of the process; another process's sweep may come before the lock and take it away."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder
+            os.close(handle)
 
 
 def sweep() -> list[str]:

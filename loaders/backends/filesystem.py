@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from datasets.errors import SampleCorrupt
 from loaders import columns
 from loaders.codec import EXTENSION, Buffer, Pixels
 from loaders.decoding import SCALED, Places
+from loaders.lazy import lazy
 from loaders.mapping import check_bounds
 from loaders.order import Indices
 from loaders.store import Sample, Store
@@ -75,7 +75,7 @@ class FilesystemReader(columns.ColumnReader[int]):
     def path_taken(self) -> str:
         return "open and read of each file, " + ("a batch a call" if self._kernel is not None else "a file a call")
 
-    @cached_property
+    @lazy
     def _kernel(self) -> Callable[..., int] | None:
         """What reads a batch of files without the GIL; None where numba is missing, or where each file has its own header."""
         if self.content.codec == "raw" and self.content.shape is None:
@@ -86,7 +86,7 @@ class FilesystemReader(columns.ColumnReader[int]):
             return None
         return read_files
 
-    @cached_property
+    @lazy
     def _names(self) -> tuple[Pixels, Indices, Pixels]:
         """The classes' folders, back to back; where each ends; what stands behind a file's number."""
         names = [os.fsencode(name) for name in self.content.classes]

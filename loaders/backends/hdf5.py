@@ -7,7 +7,6 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +18,7 @@ from loaders.backends.mmap import Payloads, arrange
 from loaders.codec import Buffer, Pixels
 from loaders.decoding import Places
 from loaders.hdf5_chunks import ChunkDamagedError, Chunks
+from loaders.lazy import lazy
 from loaders.manifest import CodecName
 from loaders.mapping import check_bounds, gather, map_bytes
 from loaders.order import Draws, Indices
@@ -198,17 +198,17 @@ class _Hdf5Columns(Reader[Any]):
             raise StoreCorrupt(self.store.root, f"/{self.split}/{name} holds {len(column)} entries where {length} belong")
         return column
 
-    @cached_property
+    @lazy
     def labels(self) -> Labels:
         labels: Labels = self._column("labels", len(self))
         return labels
 
-    @cached_property
+    @lazy
     def sizes(self) -> Sizes:
         sizes: Sizes = self._column("sizes", len(self))
         return sizes
 
-    @cached_property
+    @lazy
     def offsets(self) -> Indices | None:
         """Where payloads begin: int64 (n + 1,), or None where all are equally long."""
         return None if self.content.record_bytes else self._column("offsets", len(self) + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +26,7 @@ from ffcv.writer import DatasetWriter, handle_sample
 from datasets.errors import StoreCorrupt
 from loaders.codec import Buffer
 from loaders.feed import Feed, FeedReader, FeedStore, Promise
+from loaders.lazy import lazy
 from loaders.manifest import CodecName, Content
 from loaders.mapping import check_bounds
 from loaders.order import Indices
@@ -208,12 +208,12 @@ class FfcvReader(FeedReader[Any]):
         except (OSError, AssertionError, ValueError, IndexError) as error:
             raise StoreCorrupt(self.store.root, f"{self.split}.beton can't be opened ({error})") from error
 
-    @cached_property
+    @lazy
     def labels(self) -> Labels:
         labels: Labels = np.array(self.handle[0].metadata["f1"], dtype=np.int64).reshape(-1)
         return labels
 
-    @cached_property
+    @lazy
     def _lengths(self) -> dict[int, int]:
         return {int(row["ptr"]): int(row["size"]) for row in self.handle[0].alloc_table}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from torchvision import io, transforms
 from datasets.errors import StoreCorrupt
 from loaders.codec import Buffer
 from loaders.feed import Feed, FeedReader, FeedStore, Promise
+from loaders.lazy import lazy
 from loaders.mapping import check_bounds
 from loaders.order import Indices
 from loaders.peers import cropping
@@ -156,7 +156,7 @@ class LitdataReader(FeedReader[Any]):
     def _open(self) -> Any:
         return self.store.open(self.split)
 
-    @cached_property
+    @lazy
     def labels(self) -> Labels:
         return np.array([self.handle[index][1] for index in range(len(self))], dtype=np.int64)
 

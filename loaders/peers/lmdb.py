@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import lmdb
 
@@ -65,37 +66,56 @@ def _put(environment: lmdb.Environment, column: columns.Columns, samples: Iterat
     environment.sync(True)
 
 
-class _Environment:
-    """An open environment, closed when its last reader drops it."""
+Release = Callable[[], object]
+
+
+class _Shared:
+    """One file's environment and how many readers read by it: LMDB opens a file once in a process."""
+
+    # By device and inode, so that a store packed anew is another.
+    opened: ClassVar[dict[tuple[int, int], _Shared]] = {}
+    # Held over opening and closing: one under way makes the other fail. A finalizer may come while this thread holds it.
+    lock = threading.RLock()
 
     def __init__(self, file: Path) -> None:
         # py-lmdb's manual: no lock where nobody writes; no read-ahead where the reads are random.
         self.environment = lmdb.open(
             os.fspath(file), subdir=False, readonly=True, lock=False, readahead=False, meminit=False, create=False
         )
+        self.readers = 0
         # LMDB maps pages that a file cut short has not; touching one would end the process.
         pages = self.environment.info()["last_pgno"] + 1
         if file.stat().st_size < pages * self.environment.stat()["psize"]:
+            self.environment.close()
             raise lmdb.CorruptedError("it is cut short")
 
+    @classmethod
+    def acquire(cls, file: Path, reader: LmdbReader) -> tuple[lmdb.Environment, Release]:
+        """The environment, and what lets go of it: a call, or the end of ``reader``."""
+        with cls.lock:
+            found = file.stat()
+            key = found.st_dev, found.st_ino
+            if key not in cls.opened:
+                cls.opened[key] = cls(file)
+            cls.opened[key].readers += 1
+            return cls.opened[key].environment, weakref.finalize(reader, cls._release, key)
 
-# LMDB opens a file once in a process: its readers share it. By device and inode, so that a store packed anew is another.
-_ENVIRONMENTS: weakref.WeakValueDictionary[tuple[int, int], _Environment] = weakref.WeakValueDictionary()
+    @classmethod
+    def _release(cls, key: tuple[int, int]) -> None:
+        with cls.lock:
+            cls.opened[key].readers -= 1
+            if not cls.opened[key].readers:
+                cls.opened.pop(key).environment.close()
 
 
-def _environment(file: Path) -> _Environment:
-    found = file.stat()
-    key = found.st_dev, found.st_ino
-    environment = _ENVIRONMENTS.get(key)
-    if environment is None:
-        environment = _ENVIRONMENTS[key] = _Environment(file)
-    return environment
+# A child must not inherit it from a thread that the child has not.
+os.register_at_fork(before=_Shared.lock.acquire, after_in_parent=_Shared.lock.release, after_in_child=_Shared.lock.release)
 
 
 class _Open(NamedTuple):
-    environment: _Environment
     transaction: lmdb.Transaction
     cursor: lmdb.Cursor
+    release: Release
 
 
 class LmdbReader(columns.ColumnReader[_Open]):
@@ -107,15 +127,16 @@ class LmdbReader(columns.ColumnReader[_Open]):
 
     def _open(self) -> _Open:
         try:
-            environment = _environment(self.store.file(self.split))
-            transaction = environment.environment.begin(buffers=True)
+            environment, release = _Shared.acquire(self.store.file(self.split), self)
+            transaction = environment.begin(buffers=True)
         except (OSError, lmdb.Error) as error:
             raise StoreCorrupt(self.store.root, f"{self.split}.lmdb can't be opened ({error})") from None
-        return _Open(environment, transaction, transaction.cursor())
+        return _Open(transaction, transaction.cursor(), release)
 
     def _close(self, handle: _Open) -> None:
         handle.cursor.close()
         handle.transaction.abort()
+        handle.release()
 
     @property
     def path_taken(self) -> str:

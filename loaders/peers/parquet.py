@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 
 from datasets.errors import StoreCorrupt
 from loaders.codec import Buffer, Pixels
+from loaders.lazy import lazy
 from loaders.mapping import check_bounds, gather
 from loaders.order import Draws, Indices
 from loaders.store import Labels, Reader, Sample, Sizes, Store
@@ -109,12 +109,12 @@ class _ParquetColumns(Reader[Any]):
             raise StoreCorrupt(self.store.root, f"{self.split}.parquet holds {len(table)} rows where {len(self)} belong")
         return [table.column(name).to_numpy() for name in names]
 
-    @cached_property
+    @lazy
     def labels(self) -> Labels:
         labels: Labels = self._columns("label")[0]
         return labels
 
-    @cached_property
+    @lazy
     def sizes(self) -> Sizes:
         return np.stack(self._columns("height", "width"), axis=1)
 

@@ -10,7 +10,6 @@ import os
 import pickle
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +21,7 @@ from datasets.errors import StoreCorrupt
 from loaders.backends.filesystem import FilesystemStore
 from loaders.codec import Buffer
 from loaders.feed import Feed, FeedReader, FeedStore, Promise
+from loaders.lazy import lazy
 from loaders.manifest import CodecName, Content
 from loaders.mapping import check_bounds
 from loaders.order import Indices
@@ -217,7 +217,7 @@ class Cifar10TorchvisionReader(FeedReader[Any]):
     def _open(self) -> Any:
         return self.store.open(self.split)
 
-    @cached_property
+    @lazy
     def labels(self) -> Labels:
         return np.array(self.handle.targets, dtype=np.int64)
 

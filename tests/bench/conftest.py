@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,15 +120,18 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
-    """Starts ``loadstone`` in a process and a session of its own: ``start(folder, *arguments)``."""
+    """Starts ``loadstone`` in a process and a session of its own: ``start(folder, *arguments)``.
+
+    Those that start in one folder have one temporary folder, and find what killed ones left there.
+    """
+    # Not the folder itself: a socket's path holds 107 bytes (unix(7)).
+    temporary: dict[Path, str] = {}
 
     def begin(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-        # What a killed one leaves goes with the folder, where that is short enough for a socket's path of 107 bytes.
-        scratch = {"TMPDIR": str(folder)} if len(str(folder)) < 60 else {}
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "bench.cli", *map(str, arguments)],
             cwd=folder,
-            env=environment | scratch,
+            env=environment | {"TMPDIR": temporary.get(folder) or temporary.setdefault(folder, tempfile.mkdtemp())},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -163,8 +167,10 @@ def loadstone(
 ) -> Callable[..., Ended]:
     """Runs ``loadstone`` in this process and in ``tmp_path``; an error that is not said in one line fails the test."""
     from bench.cli import main
+    from bench.running import leftovers
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(leftovers, "SHARED_MEMORY", tmp_path)  # the machine's has what other tests kill
 
     def run(*arguments: object) -> Ended:
         with pytest.raises(SystemExit) as end:

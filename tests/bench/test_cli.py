@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     """A folder with the tiny experiment, in which commands run, and which the database's account can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="loadstone-tests-"))
+    folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     written(folder, TINY)
     yield folder

@@ -30,7 +30,7 @@ def elsewhere() -> Iterator[Elsewhere]:
 @pytest.fixture(scope="session")
 def stores() -> Iterator[Path]:
     """A folder of stores that the embedded server's account can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="loadstone-tests-"))
+    folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder / "stores"
     shutil.rmtree(folder)

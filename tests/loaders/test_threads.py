@@ -130,18 +130,18 @@ def test_memory_of_dropped_batches_is_used_again(store: Store) -> None:
     """A consumer that drops each batch sees few places of memory, however long the epoch is."""
     with threads(store) as batches:
         places = {batch.images.data_ptr() for _ in range(3) for batch in batches}
-    # Being read or ready, the portion that the consumer works through, and the batch that it lets go of last.
-    assert len(places) <= (2 + READY + 1) * PORTION + 1
+    # Being read or ready, the portion that the consumer works through, and the one whose last batch it lets go of last.
+    assert len(places) <= (2 + READY + 2) * PORTION
 
 
 def test_a_slow_consumer_is_not_run_away_from(store: Store, reads: Reads) -> None:
-    """No more batches are read ahead than threads and ``READY`` say, however long the consumer takes."""
+    """No more portions are read ahead than threads and ``READY`` say, however long the consumer takes."""
     with threads(store) as batches:
         came = iter(batches)
-        for taken in range(1, 20):
+        for taken in range(1, 3 * PORTION):
             next(came)
             # All that may be read ahead is waited for, and what may not is given time to go wrong.
-            allowed = (-(-taken // PORTION) + 2 + READY) * PORTION
+            allowed = -(-taken // PORTION) + 2 + READY
             for _ in range(200):
                 if len(reads.begun) >= allowed:
                     break
@@ -211,7 +211,7 @@ def test_leaving_early_leaves_nothing(store: Store, reads: Reads, how: str) -> N
         gc.collect()
         for batch, wanted in zip(batches, wanted_batches(1), strict=True):
             assert_is(batch, wanted)
-        assert len(reads.begun) < 2 * 50, "the epoch that was left was read to its end"
+        assert len(reads.begun) < 2 * 50 // PORTION, "the epoch that was left was read to its end"
     assert not reading()
 
 
