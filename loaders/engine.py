@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from datasets.errors import UnknownName, UsageError
+from loaders.augment import Augment
 from loaders.order import Indices
 from loaders.store import Reader
 
@@ -58,6 +59,7 @@ class Plan:
     limit: int | None
     image_size: int
     pin_memory: bool
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "image_size"):

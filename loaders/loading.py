@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from datasets.errors import UnknownName, UsageError
 from loaders import order
+from loaders.augment import Augment
 from loaders.engine import Batch, Key, Plan, engine_class
 from loaders.order import Indices, Order
 from loaders.pack import open_store
@@ -150,6 +151,7 @@ def loader(
     limit: int | None = None,
     image_size: int = 224,
     pin_memory: bool = False,
+    augment: Augment | None = None,
 ) -> Loader:
     """Batches of a store's split, in the one order that every backend and engine shares.
 
@@ -167,9 +169,11 @@ def loader(
         limit: pictures of an epoch, the same ones each time; None is all.
         image_size: height and width delivered where sizes differ, in pixels.
         pin_memory: deliver in page-locked memory, for a GPU.
+        augment: what a store that ``augments`` does to training pictures by itself.
 
     Raises:
-        UnknownName: a split, engine or fetch that is not there. UsageError: a size under 1, workers under 0.
+        UnknownName: a split, engine or fetch that is not there. UsageError: a size under 1, workers under 0, or ``augment``
+            for a store that leaves it to the training.
         DataError: the store can't be used. Unavailable: the engine can't read this store.
     """
     found = open_store(Path(store)) if isinstance(store, Path | str) else store
@@ -187,6 +191,9 @@ def loader(
         limit=limit,
         image_size=image_size,
         pin_memory=pin_memory,
+        augment=augment,
     )
+    if augment is not None and not found.augments:
+        raise UsageError(f"{found.name} leaves cropping and mirroring to the training; leave out augment")
     check_engine(type(found), plan.engine)
     return Loader(found.reader(split), plan)

@@ -68,9 +68,6 @@ class Store(ABC):
     whole: ClassVar[bool] = False
     """Whether a split is always read whole, also where a part of it is asked for."""
 
-    augments: ClassVar[bool] = False
-    """Whether its batches are cropped and flipped already; a bound, not a way to store."""
-
     def __init__(self, root: Path, content: Content, *, path: str | None = None, server: str | None = None) -> None:
         if path is not None and path not in self.paths:
             raise UnknownName(f"path of {self.name}", path, self.paths)
@@ -86,6 +83,11 @@ class Store(ABC):
         """Why this format can't hold ``content``; empty where it can."""
         takes = " or ".join(cls.codecs)
         return "" if content.codec in cls.codecs else f"it holds {takes}, not {content.codec}"
+
+    @property
+    def augments(self) -> bool:
+        """Whether its training batches come cropped and mirrored, and are only to be normalised."""
+        return False
 
     @property
     def options(self) -> dict[str, str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from loaders.order import Draw, Indices, uniform
+from loaders.augment import Augment
+from loaders.order import Indices
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -40,48 +40,30 @@ def mean_level(mean: Sequence[float]) -> tuple[int, ...]:
     return tuple(round(255 * value) for value in mean)
 
 
-def pad_crop_flip(
-    images: Tensor,
-    indices: Indices,
-    *,
-    seed: int,
-    epoch: int,
-    padding: tuple[int, int],
-    fill: Tensor,
-    flip: bool = True,
-) -> Tensor:
+def pad_crop_flip(images: Tensor, indices: Indices, augment: Augment, *, seed: int, epoch: int, fill: Tensor) -> Tensor:
     """Pad each picture, crop it back to its size at a random place, and mirror every other one.
 
     Args:
         images: uint8 (B, C, H, W), channels-last; not changed.
         indices: int64 (B,) on the CPU, the samples' places in their split.
+        augment: how far, and whether to mirror.
         seed: with the epoch and the index, the key of every draw.
         epoch: counted from 0.
-        padding: pixels at (top and bottom, left and right); (0, 0) only mirrors.
-        fill: uint8 (C,), the colour of the padding, on the images' device.
-        flip: False never mirrors.
+        fill: ``augment.fill``, uint8 (C,), on the images' device.
 
     Returns:
         uint8 (B, C, H, W), contiguous in channels-last.
 
     Source: He et al. 2016, section 4.2.
     """
-    drawn = _draw(indices, seed, epoch, padding, flip)
+    drawn = torch.from_numpy(augment.draw(indices, seed, epoch))
     if images.is_cuda:
         # From pageable memory the copy would wait for the GPU.
         drawn = drawn.pin_memory()
     top, left, mirrored = drawn.to(images.device, non_blocking=True).unbind(0)
-    if padding == (0, 0):
+    if augment.padding == (0, 0):
         return torch.where(mirrored.bool().view(-1, 1, 1, 1), images.flip(3), images)
-    return _cut(_pad(images, padding, fill), top, left, mirrored, images.shape[2:])
-
-
-def _draw(indices: Indices, seed: int, epoch: int, padding: tuple[int, int], flip: bool) -> Tensor:
-    """Row and column of the crop in the padded picture, and whether it is mirrored: int64 (3, B)."""
-    top = uniform(seed, epoch, indices, Draw.CROP_TOP) * (2 * padding[0] + 1)
-    left = uniform(seed, epoch, indices, Draw.CROP_LEFT) * (2 * padding[1] + 1)
-    mirrored = uniform(seed, epoch, indices, Draw.FLIP) * (2 if flip else 1)
-    return torch.from_numpy(np.stack((top, left, mirrored)).astype(np.int64))
+    return _cut(_pad(images, augment.padding, fill), top, left, mirrored, images.shape[2:])
 
 
 def _pad(images: Tensor, padding: tuple[int, int], fill: Tensor) -> Tensor:

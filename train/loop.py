@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
 from datasets.errors import RunFailed
+from loaders.augment import Augment
 from loaders.manifest import Content
 from loaders.order import Indices
 from train.augment import mean_level, normalise, pad_crop_flip
@@ -80,31 +81,31 @@ def prepare_torch(threads: int, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def augment(protocol: Protocol, task: Task) -> Augment:
+    """What the protocol has done to the pictures of a task."""
+    padding = (0, 0) if task.cropped else protocol.padding(task.size)
+    return Augment(padding, mean_level(task.mean), protocol.flip)
+
+
 class Augmentation:
     """Crops, flips and normalises the batches of a task, on the device that they lie on.
 
     Args:
         seed: of every crop and flip.
+        done: whether batches come cropped and flipped, so that they are only normalised.
     """
 
-    def __init__(self, protocol: Protocol, task: Task, seed: int, device: torch.device) -> None:
-        self._seed, self._flip = seed, protocol.flip
-        self._padding = (0, 0) if task.cropped else protocol.padding(task.size)
+    def __init__(self, protocol: Protocol, task: Task, seed: int, device: torch.device, *, done: bool = False) -> None:
+        self._augment, self._seed, self._done = augment(protocol, task), seed, done
         self._mean = torch.tensor(task.mean, device=device)
         self._std = torch.tensor(task.std, device=device)
-        self._fill = torch.tensor(mean_level(task.mean), dtype=torch.uint8, device=device)
+        self._fill = torch.tensor(self._augment.fill, dtype=torch.uint8, device=device)
 
     def __call__(self, batch: Batch, epoch: int) -> Tensor:
         """The batch as training sees it: float32 (B, C, H, W), channels-last."""
-        images = pad_crop_flip(
-            batch.images,
-            batch.indices,
-            seed=self._seed,
-            epoch=epoch,
-            padding=self._padding,
-            fill=self._fill,
-            flip=self._flip,
-        )
+        if self._done:
+            return self.normalised(batch.images)
+        images = pad_crop_flip(batch.images, batch.indices, self._augment, seed=self._seed, epoch=epoch, fill=self._fill)
         return self.normalised(images)
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -122,13 +123,22 @@ class Trainer:
         steps_per_epoch: batches of an epoch: the schedule spans ``protocol.epochs`` of them.
         seed: of the first weights and of every crop and flip. Torch's global generator is left as it was.
         device: where the model is.
+        augmented: whether batches come cropped and flipped already.
 
     Raises:
         UnknownName: no model has that name.
     """
 
     def __init__(
-        self, model: str, protocol: Protocol, task: Task, steps_per_epoch: int, seed: int, device: torch.device
+        self,
+        model: str,
+        protocol: Protocol,
+        task: Task,
+        steps_per_epoch: int,
+        seed: int,
+        device: torch.device,
+        *,
+        augmented: bool = False,
     ) -> None:
         self.name, self.protocol, self.task, self.seed, self.device = model, protocol, task, seed, device
         with torch.random.fork_rng(devices=[]):
@@ -145,7 +155,7 @@ class Trainer:
             weight_decay=protocol.weight_decay,
         )
         self._steps = protocol.epochs * steps_per_epoch
-        self._augmented = Augmentation(protocol, task, seed, device)
+        self._augmented = Augmentation(protocol, task, seed, device, done=augmented)
         self.place = Transfer(device)
         """A batch on the device of the run."""
         self._pending: list[Tensor] = []

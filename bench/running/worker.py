@@ -41,7 +41,7 @@ from loaders.order import Draws
 from loaders.pack import open_store
 from loaders.store import Store
 from train.clock import Clock, EpochTimes, time_epoch
-from train.loop import Augmentation, Task, Trainer, prepare_torch
+from train.loop import Augmentation, Task, Trainer, augment, prepare_torch
 from train.protocol import Protocol, protocol
 from train.transfer import PlacedBatch, Transfer
 
@@ -153,6 +153,7 @@ def _loader(store: Store, cell: Cell, recipe: Protocol, job: Job) -> Loader:
         limit=cell.limit,
         image_size=recipe.image_size,
         pin_memory=job.device != "cpu",
+        augment=augment(recipe, Task.of(store.content, recipe)) if store.augments else None,
     )
 
 
@@ -227,7 +228,8 @@ def _trained(trainer: Trainer, number: int, device: torch.device, batches: Itera
 def _trainer(batches: Loader, job: Job, recipe: Protocol, device: torch.device) -> Trainer:
     assert job.cell.model is not None
     task = Task.of(batches.reader.content, recipe)
-    return Trainer(job.cell.model, recipe, task, len(batches), job.seed, device)
+    done = batches.reader.store.augments
+    return Trainer(job.cell.model, recipe, task, len(batches), job.seed, device, augmented=done)
 
 
 def _load(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
@@ -272,10 +274,8 @@ def _use(batches: Loader, job: Job, recipe: Protocol, device: torch.device) -> C
     """What ``load`` does with a batch: touch it, or augment it where the protocol says so."""
     if not recipe.augmented_load:
         return lambda batch: _touch(batch.images)
-    content = batches.reader.content
-    augmented = Augmentation(recipe, Task.of(content, recipe), job.seed, device)
-    if batches.reader.store.augments:
-        return lambda batch: _touch(augmented.normalised(batch.images))
+    store = batches.reader.store
+    augmented = Augmentation(recipe, Task.of(store.content, recipe), job.seed, device, done=store.augments)
     return lambda batch: _touch(augmented(batch, 0))
 
 

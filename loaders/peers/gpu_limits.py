@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -122,7 +122,10 @@ class GpuArrayStore(_GpuStore):
     """A GPU-resident array, augmented by the epoch, by hand-written code for one data set."""
 
     name = "gpu_array"
-    augments: ClassVar[bool] = True
+
+    @property
+    def augments(self) -> bool:
+        return True
 
     @property
     def differences(self) -> Mapping[Promise, str]:

@@ -251,6 +251,18 @@ def fed(root: Path, mode: str, backend: str, engine: str = "native", **fields: A
     return worker.run(Job(cell, root, None, 3, 1, "cpu"), lambda *_: None)
 
 
+def test_augmentation_in_the_pipeline_trains_alike(tmp_path: Path) -> None:
+    """``dali:fused`` has the losses and scores of ``dali``, and declares that its pictures come augmented."""
+    pytest.importorskip("nvidia.dali", reason="the dali extra is not installed")
+    root = pack(open_source(DATA, tmp_path), "dali", tmp_path / "stores").root
+    plain, fused = (fed(root, "train", backend, "native") for backend in ("dali", "dali:fused"))
+    for key in ("order_sha256", "losses", "accuracy", "macro_f1"):
+        assert fused[key] == plain[key]
+    assert fused["pixel_sha256"] != plain["pixel_sha256"]
+    assert plain["differences"] == {}
+    assert "pixels" in fused["differences"]
+
+
 @pytest.mark.parametrize("backend", ["imagefolder", "cifar10_torchvision"])
 def test_a_feed_that_promises_all_trains_alike(backend: str, cifar_like: dict[str, Path]) -> None:
     """Order, pixels, every loss and both scores are those of our own format, bit for bit, and nothing is declared."""

@@ -30,7 +30,9 @@ from loaders.pack import open_store, verify
 from loaders.store import Reader, Store
 from tests.loaders.sources import SIDE, Expected
 
-DIFFERENCES: dict[str, dict[str, str]] = {}
+DIFFERENCES: dict[str, dict[str, str]] = {
+    "gpu_mmap": {"a_forked_child_reads_by_itself": "CUDA can't be used in a process forked after it was started"},
+}
 """Backend -> name of a check -> why the backend can't pass it."""
 
 TRAINING = Draws(seed=5, epoch=2, training=True)

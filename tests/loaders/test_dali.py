@@ -6,18 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("nvidia.dali", reason="the dali extra is not installed")
 
 from datasets.errors import SampleCorrupt, Unavailable
 from loaders import loader
+from loaders.augment import Augment
 from loaders.backends.dali import DaliGpuStore, DaliStore
 from loaders.order import Draws
-from loaders.pack import pack
+from loaders.pack import open_store, pack
 from loaders.registry import availability
+from loaders.store import Store
 from tests.loaders.conftest import Packed
 from tests.loaders.contract import in_child
 from tests.loaders.sources import SIDE, Expected, expected
+from train.augment import pad_crop_flip
 
 SIZED = {
     "raw": expected("raw"),
@@ -75,6 +79,45 @@ def test_crops_are_ours_and_resized_within_the_tolerance(kind: str, training: bo
         )
     assert 0 < apart.max() <= 22
     assert (apart > 1).mean() < 0.01
+
+
+AUGMENTS = {"": Augment((4, 2), (10, 200, 90)), "-grey": Augment((4, 2), (77,)), "-differing": Augment((0, 0), (0, 0, 0))}
+
+
+def fused(store: Store) -> Store:
+    """The store, its pictures augmented in the pipeline."""
+    return open_store(store.root, path="fused")
+
+
+def augment_of(kind: str) -> Augment:
+    """What is done to pictures of a kind."""
+    return next(augment for ending, augment in reversed(AUGMENTS.items()) if kind.endswith(ending))
+
+
+@pytest.mark.parametrize("kind", [*SIZED, *DIFFERING])
+def test_fused_augmentation_is_torch_s(kind: str, packed: Packed) -> None:
+    """The pipeline crops, pads and mirrors as ``train.augment`` does, bit for bit, epoch after epoch."""
+    store, augment = packed("dali", kind, (SIZED | DIFFERING)[kind]), augment_of(kind)
+    fill = torch.tensor(augment.fill, dtype=torch.uint8)
+    with (
+        loader(store, batch_size=8, seed=5, image_size=SIDE) as plain,
+        loader(fused(store), batch_size=8, seed=5, image_size=SIDE, augment=augment) as batches,
+    ):
+        for epoch in (0, 1):
+            for batch, bare in zip(batches, plain, strict=True):
+                wanted = pad_crop_flip(bare.images, bare.indices, augment, seed=5, epoch=epoch, fill=fill)
+                assert not torch.equal(batch.images, bare.images)
+                assert torch.equal(batch.images, wanted)
+        assert "augmented in the pipeline" in batches.path_taken
+        assert "augmented" not in plain.path_taken
+
+
+def test_fused_leaves_validation_alone(packed: Packed) -> None:
+    """Pictures that are not for training come as they are, whatever is asked for."""
+    store = packed("dali", "raw", SIZED["raw"])
+    with loader(fused(store), "val", batch_size=8, seed=5, augment=AUGMENTS[""]) as batches:
+        images = np.concatenate([batch.images.permute(0, 2, 3, 1).numpy() for batch in batches])
+    assert np.array_equal(images, SIZED["raw"].batch("val", range(len(images)), Draws(5, 0, training=False)))
 
 
 def test_batches_held_stay_whole(packed: Packed) -> None:

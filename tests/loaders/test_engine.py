@@ -14,6 +14,7 @@ import torch
 import loaders
 from datasets.errors import SampleCorrupt, StoreMissing, UnknownName, UsageError
 from loaders import loader, order
+from loaders.augment import Augment
 from loaders.backends.filesystem import FilesystemStore
 from loaders.backends.mmap import MmapReader
 from loaders.codec import Pixels
@@ -190,6 +191,12 @@ def test_a_size_under_one_is_refused(store: Store, option: str) -> None:
     """A batch or picture of no size is a mistake of the call, and is called one."""
     with pytest.raises(UsageError, match=option):
         loader(store, **{option: 0})  # type: ignore[arg-type]
+
+
+def test_augmentation_is_left_to_the_training(store: Store) -> None:
+    """A store that does not crop and mirror says so, rather than deliver pictures as they are."""
+    with pytest.raises(UsageError, match="mmap leaves cropping and mirroring to the training"):
+        loader(store, augment=Augment((4, 4), (0, 0, 0)))
 
 
 def test_a_store_is_named_by_its_folder(store: Store) -> None:

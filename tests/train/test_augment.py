@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from loaders.augment import Augment
 from loaders.order import Draw, Indices, uniform
 from train.augment import mean_level, normalise, pad_crop_flip
 
@@ -20,7 +21,8 @@ def pictures(count: int, size: tuple[int, int], channels: int) -> torch.Tensor:
 
 def augmented(images: torch.Tensor, indices: Indices, padding: tuple[int, int], *, epoch: int = EPOCH) -> torch.Tensor:
     fill = torch.arange(100, 100 + images.shape[1], dtype=torch.uint8)
-    return pad_crop_flip(images, indices, seed=SEED, epoch=epoch, padding=padding, fill=fill)
+    asked = Augment(padding, tuple(fill.tolist()))
+    return pad_crop_flip(images, indices, asked, seed=SEED, epoch=epoch, fill=fill)
 
 
 def one_at_a_time(images: torch.Tensor, indices: Indices, padding: tuple[int, int]) -> torch.Tensor:
@@ -78,7 +80,8 @@ def test_without_flip_nothing_is_mirrored() -> None:
     """A protocol that does not mirror gets its pictures as they are."""
     images = pictures(20, (8, 8), 3)
     fill = torch.zeros(3, dtype=torch.uint8)
-    same = pad_crop_flip(images, np.arange(20), seed=SEED, epoch=EPOCH, padding=(0, 0), fill=fill, flip=False)
+    asked = Augment((0, 0), (0, 0, 0), flip=False)
+    same = pad_crop_flip(images, np.arange(20), asked, seed=SEED, epoch=EPOCH, fill=fill)
     assert torch.equal(same, images)
 
 
