@@ -41,6 +41,19 @@ def grid(panels: Panels, height: float, title: str, foot: str, legend: Legend = 
     return page
 
 
+FASTEST = "each format by its fastest way"
+"""What a footer says of a plot of ``fastest`` rows."""
+
+
+def fastest(panel: Sequence[Row]) -> list[Row]:
+    """The fastest row of each format, code path and codec; a panel of loading comes fastest first."""
+    found: dict[tuple[str, str | None], Row] = {}
+    for row in panel:
+        if row.images_per_second:
+            found.setdefault((row.cell.backend, row.cell.codec), row)
+    return list(found.values())
+
+
 def _titles(panels: Panels) -> list[str]:
     """Data set and model; the cache where panels differ in it; protocol and limit where two would be called the same."""
     mixed = len({panel[0].cell.cache for panel in panels}) > 1
@@ -50,8 +63,9 @@ def _titles(panels: Panels) -> list[str]:
     if len(set(short)) == len(short):
         return short
     cells = [panel[0].cell for panel in panels]
-    limits = ["" if cell.limit is None else f", {cell.limit} images" for cell in cells]
-    return [f"{text} · {cell.protocol}{limit}" for text, cell, limit in zip(short, cells, limits, strict=True)]
+    protocols = [cell.protocol if len({cell.protocol for cell in cells}) > 1 else "" for cell in cells]
+    limits = ["" if cell.limit is None else f"{cell.limit:,} images" for cell in cells]
+    return [" · ".join(part for part in each if part) for each in zip(short, protocols, limits, strict=True)]
 
 
 def footer(panels: Panels, place: Setting, what: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from bench import numbers
 from bench.reporting import wording
-from bench.reporting.plot_layout import Legend, footer, grid, groups
+from bench.reporting.plot_layout import FASTEST, Legend, fastest, footer, grid, groups
 from bench.reporting.plot_style import look
 from bench.reporting.summary import Row
 from bench.reporting.wording import Setting
@@ -27,7 +27,7 @@ _LINES: tuple[tuple[float, Sequence[float]], ...] = (
 def load_limits(rows: Sequence[Row], place: Setting) -> Figure | None:
     """Images a second of each format's fastest way of loading, and the limits of the machine, measured beside it."""
     limits = {panel[0].group[:4]: [row for row in panel if row.images_per_second] for panel in groups(rows, "limit")}
-    panels = [_best(panel) for panel in groups(rows, "load") if limits.get(panel[0].group[:4])]
+    panels = [fastest(panel) for panel in groups(rows, "load") if limits.get(panel[0].group[:4])]
     if not panels:
         return None
     names = list(dict.fromkeys(_name(row) for panel in panels for row in limits[panel[0].group[:4]]))
@@ -35,7 +35,7 @@ def load_limits(rows: Sequence[Row], place: Setting) -> Figure | None:
     legend: Legend = [(Line2D([], [], color="black", linestyle=style, linewidth=1.2), name) for name, style in styles.items()]
     labels = [wording.labels(row.cell for row in panel) for panel in panels]
     longest = max(len(name) for each in labels for name in each.values())
-    foot = footer(panels, place, "each format by its fastest way; logarithmic")
+    foot = footer(panels, place, f"{FASTEST}; logarithmic")
     height = 0.75 + 0.25 * max(map(len, panels))
     page = grid(panels, height, "Loading only, against the limits of the machine", foot, legend, least=longest * _LETTER + 1.9)
     for axes, panel, named in zip(page.panels, panels, labels, strict=True):
@@ -44,15 +44,6 @@ def load_limits(rows: Sequence[Row], place: Setting) -> Figure | None:
             axes.axvline(row.images_per_second or 0.0, color="black", linestyle=styles[_name(row)], linewidth=1.2)
         _scale(axes, [row.images_per_second or 1.0 for row in (*panel, *limits[panel[0].group[:4]])])
     return page.figure
-
-
-def _best(panel: Sequence[Row]) -> list[Row]:
-    """The fastest row of each format, code path and codec; the panel comes fastest first."""
-    found: dict[tuple[str, str | None], Row] = {}
-    for row in panel:
-        if row.images_per_second:
-            found.setdefault((row.cell.backend, row.cell.codec), row)
-    return list(found.values())
 
 
 def _name(row: Row) -> str:

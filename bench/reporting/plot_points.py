@@ -15,7 +15,7 @@ from bench import numbers
 from bench.experiment import Cell
 from bench.record import Record
 from bench.reporting import plot_style, wording
-from bench.reporting.plot_layout import bound_line, footer, grid, groups, intervals
+from bench.reporting.plot_layout import FASTEST, bound_line, fastest, footer, grid, groups, intervals
 from bench.reporting.plot_style import look
 from bench.reporting.summary import BOUND, Row
 from bench.reporting.wording import Setting
@@ -31,7 +31,8 @@ def accuracy_time(rows: Sequence[Row], place: Setting) -> Figure | None:
     panels = [panel for panel in panels if panel]
     if not panels:
         return None
-    names, legend = _markers([row.cell for panel in panels for row in panel])
+    cells = [row.cell for panel in panels for row in panel]
+    names, legend = _markers({cell: wording.variant(cell, cells) for cell in cells})
     page = grid(panels, 2.3, "Accuracy against epoch time", footer(panels, place, intervals(panels)), legend)
     for axes, panel in zip(page.panels, panels, strict=True):
         for row in panel:
@@ -113,10 +114,16 @@ def size_speed(rows: Sequence[Row], place: Setting) -> Figure | None:
     panels = [panel for panel in every if any(_sized(row) for row in panel)]
     if not panels:
         return None
-    names, legend = _markers([row.cell for panel in panels for row in panel if _sized(row)])
+    cells = [row.cell for panel in panels for row in panel if _sized(row)]
+    variants = {cell: wording.variant(cell, cells) for cell in cells}
+    what = intervals(panels)
+    if len(set(variants.values())) > len(_FILLS):  # too many to tell apart
+        panels, what = [fastest(panel) for panel in panels], f"{FASTEST}; {what}"
+        variants = {cell: name for panel in panels for cell, name in _layouts(panel).items()}
+    names, legend = _markers(variants)
     if any(row.bound and row.epoch for panel in panels for row in panel):
         legend.append((bound_line(), "memory: the split in RAM, a bound"))
-    page = grid(panels, 2.4, "Disk size against load speed", footer(panels, place, intervals(panels)), legend)
+    page = grid(panels, 2.4, "Disk size against load speed", footer(panels, place, what), legend)
     for axes, panel in zip(page.panels, panels, strict=True):
         for row in panel:
             _draw_speed(axes, row, names)
@@ -124,6 +131,16 @@ def size_speed(rows: Sequence[Row], place: Setting) -> Figure | None:
         axes.margins(0.15)
         _log_ticks(axes)
     return page.figure
+
+
+def _layouts(panel: Sequence[Row]) -> dict[Cell, str]:
+    """The variants of a panel whose rows differ in code path and codec alone, as far as a name has to tell."""
+    plain = {
+        row.cell: row.cell.model_copy(update={"engine": "torch", "fetch": "batch", "workers": 0})
+        for row in panel
+        if _sized(row)
+    }
+    return {cell: wording.variant(bare, plain.values()) for cell, bare in plain.items()}
 
 
 def _sized(row: Row) -> bool:
@@ -155,12 +172,11 @@ def _log_ticks(axes: Axes) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _markers(cells: Sequence[Cell]) -> tuple[dict[Cell, dict[str, Any]], list[tuple[Artist, str]]]:
+def _markers(variants: Mapping[Cell, str]) -> tuple[dict[Cell, dict[str, Any]], list[tuple[Artist, str]]]:
     """A marker for every backend, filled in another way for each variant of loading, and the legend's keys to both."""
-    variants = {cell: wording.variant(cell, cells) for cell in cells}
     fills = {name: _FILLS[place % len(_FILLS)] for place, name in enumerate(sorted(set(variants.values())))}
-    styles = {cell: _filled(_marker(cell.backend_name), fills[variants[cell]]) for cell in cells}
-    backends = sorted({cell.backend_name for cell in cells})
+    styles = {cell: _filled(_marker(cell.backend_name), fills[name]) for cell, name in variants.items()}
+    backends = sorted({cell.backend_name for cell in variants})
     keys: list[tuple[Artist, str]] = [(Line2D([], [], **_marker(backend)), backend) for backend in backends]
     if len(fills) > 1:
         plain: dict[str, Any] = {**_marker(""), "color": plot_style.GREY, "marker": "o"}

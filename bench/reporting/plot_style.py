@@ -26,20 +26,30 @@ class Look:
 
     colour: str
     hatch: str
-    marker: str
+    marker: str | tuple[int, int, int]
 
 
 LOOKS = {
+    "cifar10_torchvision": Look("#FBE7C0", "//..", (3, 1, 0)),
     "dali": Look(PURPLE, "xx", "P"),
+    "dali_files": Look("#E8C9DC", "xx..", (6, 1, 0)),
+    "dali_gpu": Look("#8F4F75", "xxx", (8, 1, 0)),
     "ffcv": Look(YELLOW, "||", "X"),
     "filesystem": Look(ORANGE, "//", "s"),
     "gpu_mmap": Look(SKY, "++", "^"),
     "hdf5": Look(GREEN, "\\\\", "D"),
+    "hdf5_chunked": Look("#5DBF9F", "\\\\..", "d"),
+    "hdf5_gzip": Look("#A3DCC9", "\\\\--", (4, 1, 0)),
+    "hdf5_gzip64k": Look("#D9F1E9", "\\\\||", (4, 1, 45)),
+    "imagefolder": Look("#F3CC7A", "//--", ">"),
+    "litdata": Look("#C9C9C9", "||--", "H"),
     "lmdb": Look("#8C6D31", "oo", "v"),
     "memory": Look("#8A8A8A", "", "*"),
     "mmap": Look(BLUE, "", "o"),
+    "parquet": Look("#A04000", "OO", "p"),
     "postgres": Look(VERMILION, "...", "h"),
     "webdataset": Look("#B8A9D9", "--", "<"),
+    "zarr": Look("#A7D8F2", "**", "8"),
 }
 _OTHERS = tuple(Look(colour, "**", ">") for colour in (YELLOW, PURPLE, SKY))
 PARTS = {"step": ("#DADADA", ""), "copy": ("#FFFFFF", "////"), "wait": ("#303030", "")}

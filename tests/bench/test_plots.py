@@ -147,6 +147,24 @@ def test_size_is_drawn_against_load_speed(records: list[Record]) -> None:
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
+def test_too_many_ways_leave_each_format_its_fastest(make: MakeRecord) -> None:
+    """Seven ways of loading can't be told apart by how a marker is filled: one point a format and code path then, and said."""
+    ways = [("torch", "item", 0), ("torch", "item", 2), ("torch", "batch", 0), ("torch", "batch", 2)]
+    ways += [("threads", "batch", threads) for threads in (0, 1, 2)]
+    records = [
+        make(backend, (1.0, seconds), mode="load", engine=engine, fetch=fetch, workers=workers)
+        for backend in ("mmap", "hdf5", "hdf5:h5py")
+        for seconds, (engine, fetch, workers) in zip((0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), ways, strict=True)
+    ]
+    figure = plot_points.size_speed(summary(records), PLACE)
+    assert figure is not None
+    points = [container[0].get_ydata()[0] for container in figure.axes[0].containers]
+    assert points == pytest.approx([5120.0] * 3)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["hdf5", "mmap", "as it comes", "h5py"]
+    assert "fastest" in figure.texts[1].get_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_plots_without_data_are_not_made(make: MakeRecord) -> None:
     """A folder of failures has no plot; one of load cells has no accuracy and no loss."""
     failed = [make(status="failed", error="killed")]
