@@ -1,11 +1,17 @@
-"""Put committed results into the README and docs/method.md, between their marks, as the program made them; `make readme`."""
+"""Put committed results into the README and the docs, between their marks, as the program made them; `make readme`."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
-PLACES = {"README.md": "results/reference/table.md", "docs/method.md": "results/calibration/calibration.md"}
+PLACES = {
+    "README.md": "results/reference/table.md",
+    "docs/method.md": "results/calibration/calibration.md",
+    "docs/speed.md": "results/speed/targets.md",
+}
 FIRST_TABLES = 2  # of those in the README: one network on both data sets; the others stand beside the records
 
 
@@ -32,6 +38,40 @@ def first(result: str) -> str:
     return shown + (f"More, in [{PLACES['README.md']}]({PLACES['README.md']}): {', '.join(left)}.\n" if left else "")
 
 
+# Ways of loading as docs/speed.md has them, by engine, fetch and workers; and a peer's own loader.
+WAYS = {
+    "2 threads": ("threads", "batch", "2"),
+    "1 thread": ("threads", "batch", "1"),
+    "in the process": ("torch", "batch", "0"),
+    "2 processes": ("torch", "batch", "2"),
+    "by the item": ("torch", "item", "0"),
+    "its own loader": ("native", "batch", None),
+}
+Line = Mapping[str, str]
+
+
+def speeds(lines: Sequence[Line], dataset: str, codec: str) -> str:
+    """Thousand pictures a second of every backend, fastest first, by each way of loading: means over rounds."""
+    table: dict[str, dict[str, float]] = {}
+    for line in lines:
+        own = line["dataset"].startswith(dataset) and line["codec"] == codec and line["mode"] == "load"
+        if own and line["images_per_second"] and (line["limit"] == "" or line["fetch"] == "item"):
+            found = line["engine"], line["fetch"], line["workers"]
+            for name, (engine, fetch, workers) in WAYS.items():
+                if found in ((engine, fetch, workers), (engine, fetch, found[2] if workers is None else None)):
+                    table.setdefault(line["backend"], {})[name] = float(line["images_per_second"]) / 1e3
+    head = ["thousand pictures/s", *WAYS]
+    rows = [
+        [f"`{backend}`", *(_rounded(table[backend].get(way)) for way in WAYS)]
+        for backend in sorted(table, key=lambda backend: -max(table[backend].values()))
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * len(WAYS)], *rows))
+
+
+def _rounded(speed: float | None) -> str:
+    return "" if speed is None else f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
+
+
 if __name__ == "__main__":
     for page, name in PLACES.items():
         result, path = HOME / name, HOME / page
@@ -39,3 +79,10 @@ if __name__ == "__main__":
             text = lowered(result.read_text(encoding="utf-8"))
             text = first(text) if page == "README.md" else text
             path.write_text(with_result(path.read_text(encoding="utf-8"), name, text), encoding="utf-8")
+    summary, page = HOME / "results/speed/summary.csv", HOME / "docs/speed.md"
+    with summary.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    text = page.read_text(encoding="utf-8")
+    for name, dataset, codec in (("raw CIFAR-10", "cifar10", "raw"), ("JPEG", "tiny-imagenet", "jpeg")):
+        text = with_result(text, name, speeds(lines, dataset, codec))
+    page.write_text(text, encoding="utf-8")
