@@ -58,7 +58,7 @@ def speeds(lines: Sequence[Line], dataset: str, codec: str) -> str:
         if own and line["images_per_second"] and (line["limit"] == "" or line["fetch"] == "item"):
             found = line["engine"], line["fetch"], line["workers"]
             for name, (engine, fetch, workers) in WAYS.items():
-                if found in ((engine, fetch, workers), (engine, fetch, found[2] if workers is None else None)):
+                if found[:2] == (engine, fetch) and workers in (None, found[2]):
                     table.setdefault(line["backend"], {})[name] = float(line["images_per_second"]) / 1e3
     head = ["thousand pictures/s", *WAYS]
     rows = [
