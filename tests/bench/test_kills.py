@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -219,6 +220,24 @@ def test_what_a_killed_run_left_is_removed_and_said(tmp_path: Path, monkeypatch:
         assert leftovers.sweep() == []
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"loadstone-run-alive", "other", f"torch_{os.getpid()}_1_0", "torch_x"}
+
+
+def test_a_folder_that_is_swept_before_its_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another start may take a folder for a dead one's before it is locked: the run gets one that is there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lock = fcntl.flock
+    swept: list[Path] = []
+
+    def late(handle: int, how: int) -> None:
+        if not swept:
+            swept.append(next(tmp_path.iterdir()))
+            swept[0].rmdir()
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    folder = leftovers._locked_for_good()
+    assert folder.is_dir()
+    assert [folder] == list(tmp_path.iterdir()) != swept
 
 
 def test_a_run_s_temporary_files_go_with_its_process(tmp_path: Path) -> None:

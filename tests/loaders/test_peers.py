@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,29 @@ def test_a_store_cut_short_is_said(name: str, wanted: Expected, tmp_path: Path) 
     reader = store.reader("train")
     with pytest.raises(DataError, match=name):
         reader.payloads(np.arange(23))
+
+
+def test_readers_open_and_close_beside_each_other(tmp_path: Path) -> None:
+    """LMDB refuses a file that another thread is just opening or closing: no reader ever meets that; the last one closes."""
+    store = packed("lmdb", tmp_path)
+    from loaders.peers.lmdb import _Shared
+
+    def work(which: int) -> None:
+        for number in range(300):
+            reader = store.reader("train")
+            reader.payloads(np.array([which]))
+            if number % 2:
+                reader.close()  # else it is dropped
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+    file = (store.root / "train.lmdb").stat()
+    assert (file.st_dev, file.st_ino) not in _Shared.opened
 
 
 def test_a_key_that_is_missing_is_named(tmp_path: Path) -> None:
