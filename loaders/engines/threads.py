@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import math
 import os
+import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from datasets.errors import UsageError
 from loaders.codec import Pixels
 from loaders.engine import Batch, Engine, Key, Plan
 from loaders.manifest import Content
@@ -44,8 +48,39 @@ def threads_by_rule(content: Content, cores: int) -> int:
     return max(1, min(cores, COPYING_THREADS if content.codec == "raw" and content.shape is not None else DECODING_THREADS))
 
 
-def _delivered(found: Batch | Exception) -> Batch:
-    if isinstance(found, Exception):
+# Batches, up to one that can't be read and in its place the error.
+_Portion = list[Batch | BaseException]
+
+
+class _Task(NamedTuple):
+    """A portion to be read, and the queue that takes what came of it: one element, put there by whoever is first.
+
+    With them an epoch that only copies took an eighth less time than with a pool's futures, which are made of Python.
+    """
+
+    read: Callable[[Reader[Any], list[Key]], _Portion]
+    keys: list[Key]
+    answer: SimpleQueue[_Portion]
+
+
+_Todo = SimpleQueue[_Task | None]
+
+
+def _work(todo: _Todo, reader: Reader[Any]) -> None:
+    """What a thread does until None comes. While it waits it holds nothing of the engine, which may be dropped."""
+    while (task := todo.get()) is not None:
+        if task.answer.empty():  # else nobody waits for it any more
+            task.answer.put(task.read(reader, task.keys))
+        del task
+
+
+def _end(todo: _Todo, count: int) -> None:
+    for _ in range(count):
+        todo.put(None)
+
+
+def _delivered(found: Batch | BaseException) -> Batch:
+    if isinstance(found, BaseException):
         raise found
     return found
 
@@ -72,52 +107,63 @@ class ThreadsEngine(Engine):
             warnings.warn("pin_memory: there is no GPU here, batches stay in pageable memory", stacklevel=4)
         self._readers = [reader]
         self._free: list[npt.NDArray[np.uint8]] = []
-        self._pool: ThreadPoolExecutor | None = None
+        self._todo: _Todo = SimpleQueue()
+        self._running: list[threading.Thread] = []
         self._owner = 0
 
     def epoch(self, keys: Iterator[Key]) -> Generator[Batch]:
-        pool = self._started()
+        todo = self._started()
         portions = iter(lambda: list(islice(keys, self.portion)), [])
-        begun = (pool.submit(self._read_portion, portion) for portion in portions)
+        begun = (self._asked(todo, portion) for portion in portions)
         pending = deque(islice(begun, self.threads + READY))
         try:
             while pending:
-                came = deque(pending.popleft().result())
+                came = deque(pending.popleft().get())
                 pending.extend(islice(begun, 1))
                 while came:
                     yield _delivered(came.popleft())  # and no hold is kept of it: its memory may be used again
         finally:
             # Not waited for: what is being read now ends by itself, and is dropped.
-            for future in pending:
-                future.cancel()
+            for answer in pending:
+                answer.put([])
 
-    def _started(self) -> ThreadPoolExecutor:
-        """The threads; a forked child has none of its parent's, and starts its own."""
-        if self._pool is None or self._owner != os.getpid():
+    def _started(self) -> _Todo:
+        """What the threads take their work from; a forked child has none of its parent's, and starts its own."""
+        if not self._running or self._owner != os.getpid():
+            self._todo, self._running, self._owner = SimpleQueue(), [], os.getpid()
             self._readers = [self.reader, *(self.reader.twin() for _ in range(self.threads - 1))]
-            self._pool, self._owner = ThreadPoolExecutor(self.threads, "loadstone reads"), os.getpid()
-        return self._pool
+            weakref.finalize(self, _end, self._todo, self.threads).atexit = False
+            _STARTED.add(self)
+            for number, reader in enumerate(self._readers):
+                name = f"loadstone reads {number}"
+                thread = threading.Thread(target=_work, args=(self._todo, reader), name=name, daemon=True)
+                thread.start()
+                self._running.append(thread)
+        return self._todo
 
-    def _read_portion(self, keys: list[Key]) -> list[Batch | Exception]:
-        """The batches, up to the one that can't be read and in its place the error."""
-        reader = self._readers.pop()  # there are as many as threads
+    def _asked(self, todo: _Todo, keys: list[Key]) -> SimpleQueue[_Portion]:
+        if todo is not self._todo:
+            raise UsageError("the loader was closed in the middle of this epoch")
+        task = _Task(self._read_portion, keys, SimpleQueue())
+        todo.put(task)
+        return task.answer
+
+    def _read_portion(self, reader: Reader[Any], keys: list[Key]) -> _Portion:
         try:
             return self._batches(reader, keys)
-        except Exception as error:  # whatever it is, the consumer gets it after the batches before it
+        except BaseException as error:  # whatever it is, the consumer gets it after the batches before it
             return [error] if len(keys) == 1 else self._up_to_the_error(reader, keys)
-        finally:
-            self._readers.append(reader)
 
-    def _up_to_the_error(self, reader: Reader[Any], keys: list[Key]) -> list[Batch | Exception]:
-        found: list[Batch | Exception] = []
+    def _up_to_the_error(self, reader: Reader[Any], keys: list[Key]) -> _Portion:
+        found: _Portion = []
         try:
             for key in keys:
                 found += self._batches(reader, [key])
-        except Exception as error:
+        except BaseException as error:
             found.append(error)
         return found
 
-    def _batches(self, reader: Reader[Any], keys: list[Key]) -> list[Batch | Exception]:
+    def _batches(self, reader: Reader[Any], keys: list[Key]) -> _Portion:
         indices = np.concatenate([key.indices for key in keys])
         images, out = self._memory(len(indices))
         self._read(reader, keys[0].epoch, indices, out)
@@ -148,10 +194,29 @@ class ThreadsEngine(Engine):
         return torch.from_numpy(out), out
 
     def close(self) -> None:
-        if self._pool is not None and self._owner == os.getpid():
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = None
+        self.stop()
         self._free.clear()
         for reader in self._readers:
             reader.close()
         super().close()
+
+    def stop(self) -> None:
+        """End the threads, each after what it reads now; what they have not begun is not read."""
+        if self._running and self._owner == os.getpid():
+            with contextlib.suppress(Empty):
+                while (task := self._todo.get_nowait()) is not None:
+                    task.answer.put([UsageError("the loader was closed in the middle of this epoch")])
+            _end(self._todo, len(self._running))
+            for thread in self._running:
+                thread.join()
+        self._todo, self._running = SimpleQueue(), []
+
+
+# A thread that still reads when the interpreter is taken down under it would take the process down with it.
+_STARTED: weakref.WeakSet[ThreadsEngine] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for engine in list(_STARTED):
+        engine.stop()
