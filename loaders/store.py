@@ -152,6 +152,7 @@ class Reader(ABC, Generic[Handle]):
         labels: int64 (n,), mapped or read at the first use.
         sizes: int32 (n, 2), (height, width) in pixels; only where sizes differ.
         path_taken: the code path that serves the reads, in words.
+        copies: whether to read is only to copy, nothing being decoded, resized or decompressed: bound by memory, not by cores.
     """
 
     device: ClassVar[str] = "cpu"
@@ -208,6 +209,10 @@ class Reader(ABC, Generic[Handle]):
     @property
     @abstractmethod
     def path_taken(self) -> str: ...
+
+    @property
+    def copies(self) -> bool:
+        return self.content.codec == "raw" and self.content.shape is not None
 
     @property
     def decoder(self) -> str:

@@ -1,4 +1,4 @@
-"""What the fork server imports, so that no run has to: the worker, and the compiled loops that decode and read files.
+"""What the fork server imports, so that no run has to: the worker, and the loops that are compiled.
 
 Imported by the fork server alone: it loads numba, which nothing else should pay for.
 """
@@ -11,5 +11,5 @@ import bench.running.worker  # noqa: F401
 from loaders.turbojpeg import turbo
 
 turbo()
-with contextlib.suppress(ImportError):  # without numba the fall-backs serve, and say so
-    import loaders.kernels.files  # noqa: F401
+with contextlib.suppress(ImportError, OSError):  # without numba or zlib the fall-backs serve, and say so
+    pass

@@ -17,7 +17,7 @@ from datasets.errors import SampleCorrupt, StoreCorrupt
 from loaders.backends.mmap import Payloads, arrange
 from loaders.codec import Buffer, Pixels
 from loaders.decoding import Places
-from loaders.hdf5_chunks import ChunkDamagedError, Chunks
+from loaders.hdf5_chunks import Chunks, DamagedError, compiled_loop
 from loaders.lazy import lazy
 from loaders.manifest import CodecName
 from loaders.mapping import check_bounds, gather, map_bytes
@@ -123,13 +123,13 @@ class Hdf5Store(Store):
             return H5pyReader(self, split)
         with self.open() as file:
             data = _data(self, file, split)
-            contiguous, readable = data.id.get_offset() is not None, Chunks.readable(data)
-        if contiguous:
-            return OffsetReader(self, split)
-        if readable and "chunks" in self.paths:
+            if data.id.get_offset() is not None:
+                return OffsetReader(self, split)
+            why_not = Chunks.why_not(data)
+        if "chunks" in self.paths and not why_not:
             return ChunkReader(self, split)
         self.refuse_path("offset", "its data is in chunks")
-        self.refuse_path("chunks", "its chunks are cut or compressed otherwise than by gzip")
+        self.refuse_path("chunks", why_not)
         return H5pyReader(self, split)
 
     def open(self) -> h5py.File:
@@ -184,6 +184,10 @@ class _Hdf5Columns(Reader[Any]):
     """Labels, sizes and offsets: the file's own datasets, mapped where they are contiguous, as we write them."""
 
     store: Hdf5Store
+
+    @property
+    def copies(self) -> bool:
+        return super().copies and not self.store.layout.get("compression")
 
     def _column(self, name: str, length: int) -> Any:
         with self.store.open() as file:
@@ -246,35 +250,34 @@ class OffsetReader(_Hdf5Columns):
             super().read(indices, out, draws)
 
 
-class _OpenChunks(NamedTuple):
-    file: h5py.File
-    chunks: Chunks
-
-
 class ChunkReader(_Hdf5Columns):
-    """Reads each chunk that a batch lies in once, in the file's order, as it lies there."""
+    """Reads each chunk that a batch lies in once, in the file's order, where HDF5 says that it is in the mapped file."""
 
-    def _open(self) -> _OpenChunks:
-        file = self.store.open()
-        return _OpenChunks(file, Chunks(_data(self.store, file, self.split)))
+    shares_handle = True
 
-    def _close(self, handle: _OpenChunks) -> None:
-        handle.file.close()
+    def _open(self) -> Chunks:
+        with self.store.open() as file:
+            data = _data(self.store, file, self.split)
+            try:
+                return Chunks.of(data, *map_bytes(self.store.file))
+            except DamagedError as error:
+                raise StoreCorrupt(self.store.root, f"/{self.split}: {error}") from error
 
     @property
     def path_taken(self) -> str:
-        return "chunks as they lie in the file"
+        how = "a batch" if self.offsets is None and compiled_loop() is not None else "a chunk"
+        return f"chunks in the mapped file, {how} a call, {self.handle.advice}"
 
     def payloads(self, indices: Indices) -> Sequence[Buffer]:
         check_bounds(indices, len(self))
-        offsets, chunks = self.offsets, self.handle.chunks
+        offsets = self.offsets
         if offsets is None:
-            return list(self._records(indices, np.empty((len(indices), chunks.row_bytes), np.uint8)))
+            return list(self._records(indices, np.empty((len(indices), self.handle.row_bytes), np.uint8)))
         return [self._between(int(index), int(offsets[index]), int(offsets[index + 1])) for index in indices]
 
     def _between(self, index: int, start: int, stop: int) -> Pixels:
         """The bytes from ``start`` to ``stop``, of a dataset whose rows are bytes."""
-        rows = self.handle.chunks.rows
+        rows = self.handle.rows
         parts = [self._chunk(number, index)[:, 0] for number in range(start // rows, -(-stop // rows))]
         joined = np.concatenate(parts) if parts else np.empty(0, np.uint8)
         place = start % rows
@@ -289,18 +292,16 @@ class ChunkReader(_Hdf5Columns):
         self._records(indices, out.reshape(len(indices), record))
 
     def _records(self, indices: Indices, out: Pixels) -> Pixels:
-        number, rows = -1, self.handle.chunks.rows
-        for row in np.argsort(indices).tolist():
-            wanted, place = divmod(int(indices[row]), rows)
-            if wanted != number:
-                number, chunk = wanted, self._chunk(wanted, int(indices[row]))
-            out[row] = chunk[place]
+        if (failed := self.handle.read_rows(indices, out)) >= 0:
+            index = int(indices[failed])
+            self._chunk(index // self.handle.rows, index)
+            raise SampleCorrupt(self.store.root, self.split, index, "its chunk can't be read")
         return out
 
     def _chunk(self, number: int, index: int) -> Pixels:
         try:
-            chunk: Pixels = self.handle.chunks.read(number)
-        except ChunkDamagedError as error:
+            chunk: Pixels = self.handle.read(number)
+        except DamagedError as error:
             raise SampleCorrupt(self.store.root, self.split, index, f"its chunk can't be read ({error})") from error
         return chunk
 

@@ -22,7 +22,6 @@ import torch
 from datasets.errors import UsageError
 from loaders.codec import Pixels
 from loaders.engine import Batch, Engine, Key, Plan
-from loaders.manifest import Content
 from loaders.order import Draws, Indices
 from loaders.store import Reader
 
@@ -36,16 +35,16 @@ PORTION_BYTES = 4 << 20
 # Copying is bound by memory, and more threads hold the GIL more: 1, 2, 4 and 8 beside an H100 with 16 cores copied
 # 1.5, 2.3, 2.0 and 1.8 million CIFAR-10 pictures a second into pinned memory.
 COPYING_THREADS = 2
-# Decoding is bound by cores; beyond these a GPU of today has more pictures than it can train on.
+# Decoding and decompressing are bound by cores; beyond these a GPU of today has more pictures than it can train on.
 DECODING_THREADS = 16
 
 
-def threads_by_rule(content: Content, cores: int) -> int:
-    """The number of threads where none is asked for: by what has to be done, and how many cores there are.
+def threads_by_rule(copies: bool, cores: int) -> int:
+    """The number of threads where none is asked for: by whether they only copy, and how many cores there are.
 
     A thread that is ahead sleeps, so the rule bounds how much of a machine a slow epoch may take, not what a fast one does.
     """
-    return max(1, min(cores, COPYING_THREADS if content.codec == "raw" and content.shape is not None else DECODING_THREADS))
+    return max(1, min(cores, COPYING_THREADS if copies else DECODING_THREADS))
 
 
 # Batches, up to one that can't be read and in its place the error.
@@ -99,8 +98,8 @@ class ThreadsEngine(Engine):
 
     def __init__(self, reader: Reader[Any], shape: tuple[int, int, int], plan: Plan) -> None:
         super().__init__(reader, shape, plan)
-        self.threads = plan.workers or threads_by_rule(reader.content, len(os.sched_getaffinity(0)))
-        copied = reader.content.codec == "raw" and reader.content.shape is not None and plan.fetch == "batch"
+        self.threads = plan.workers or threads_by_rule(reader.copies, len(os.sched_getaffinity(0)))
+        copied = reader.copies and plan.fetch == "batch"
         self.portion = max(1, min(PORTION, PORTION_BYTES // (plan.batch_size * math.prod(shape)))) if copied else 1
         self._pin = plan.pin_memory and torch.cuda.is_available()
         if plan.pin_memory and not self._pin:

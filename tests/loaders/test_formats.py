@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from datasets.errors import PathRefused, SampleCorrupt
+from datasets.errors import PathRefused, SampleCorrupt, StoreCorrupt
+from loaders import hdf5_chunks
 from loaders.backends.hdf5 import Hdf5Store
 from loaders.codec import Pixels
-from loaders.hdf5_chunks import Chunks
+from loaders.hdf5_chunks import Chunks, compiled_loop
 from loaders.order import Draws
 from loaders.pack import open_store, pack
 from tests.loaders.sources import CLASSES, Expected, decoded, expected
@@ -147,22 +149,81 @@ def test_many_pictures_share_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return original(chunks, number)
 
     monkeypatch.setattr(Chunks, "read", noted)
-    with contextlib.closing(store.reader("train")) as reader:
-        indices = np.array([49, 0, 20, 49, 21, 41])
-        out = np.empty((6, 32, 32, 3), np.uint8)
-        reader.read(indices, out, Draws(seed=0, epoch=0, training=False))
-    assert (out == np.stack(wanted.pictures["train"])[indices]).all()
-    assert read == [0, 1, 2]
+    indices = np.array([49, 0, 20, 49, 21, 41])
+    for loop in (compiled_loop, lambda: None):
+        monkeypatch.setattr(hdf5_chunks, "compiled_loop", loop)
+        with contextlib.closing(store.reader("train")) as reader:
+            out = np.empty((6, 32, 32, 3), np.uint8)
+            reader.read(indices, out, Draws(seed=0, epoch=0, training=False))
+        assert (out == np.stack(wanted.pictures["train"])[indices]).all()
+    assert read == [0, 1, 2], "of the loop in Python"
 
 
-def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
-    """A chunk that zlib refuses is an error with the sample's index."""
+@pytest.fixture(params=["compiled", "python"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Batches of chunks read by the compiled loop, or without numba."""
+    if request.param == "compiled":
+        assert compiled_loop() is not None
+    else:
+        monkeypatch.setattr(hdf5_chunks, "compiled_loop", lambda: None)
+        monkeypatch.setattr("loaders.backends.hdf5.compiled_loop", lambda: None)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("backend", ["hdf5_chunked", "hdf5_gzip"])
+def test_chunks_are_read_by_either_loop(backend: str, tmp_path: Path, loop: str) -> None:
+    """A batch is the same with and without numba, and the path taken says which loop read it."""
+    wanted, _ = FORMS["raw"]
+    with contextlib.closing(pack(wanted.source, backend, tmp_path).reader("train")) as reader:
+        assert f"{'a batch' if loop == 'compiled' else 'a chunk'} a call" in reader.path_taken
+        indices = [7, 0, 7, 3]
+        assert [bytes(payload) for payload in reader.payloads(np.array(indices))] == [
+            wanted.payloads["train"][index] for index in indices
+        ]
+
+
+@pytest.mark.usefixtures("loop")
+@pytest.mark.parametrize("content", [b"not zlib", zlib.compress(bytes(10))])
+def test_a_damaged_chunk_is_named(tmp_path: Path, content: bytes) -> None:
+    """A chunk that zlib refuses, or that holds another number of bytes, is an error with the sample's index."""
     wanted, _ = FORMS["raw"]
     store = pack(wanted.source, "hdf5_gzip", tmp_path)
     with h5py.File(store.root / "store.h5", "r+") as file:
-        file["/train/images"].id.write_direct_chunk((4, 0, 0, 0), b"not zlib")
+        file["/train/images"].id.write_direct_chunk((4, 0, 0, 0), content)
     with contextlib.closing(store.reader("train")) as reader, pytest.raises(SampleCorrupt, match="sample 4 of train"):
         reader.payloads(np.array([1, 4]))
+
+
+@pytest.mark.parametrize("how", ["missing", "cut short"])
+def test_a_chunk_that_is_not_all_there_is_found_when_the_file_is_opened(tmp_path: Path, how: str) -> None:
+    """A chunk that was never written, or holds too few bytes to be one that is not compressed."""
+    wanted, _ = FORMS["raw"]
+    store = pack(wanted.source, "hdf5_gzip", tmp_path)
+    with h5py.File(store.root / "store.h5", "r+") as file:
+        images = file["/train/images"]
+        if how == "cut short":
+            images.id.write_direct_chunk((4, 0, 0, 0), bytes(10), filter_mask=0b11)
+        else:
+            shape, chunks = images.shape, images.chunks
+            del file["/train/images"]
+            images = file.create_dataset("/train/images", shape, np.uint8, chunks=chunks)
+            for number in range(4):
+                images.id.write_direct_chunk((number, 0, 0, 0), wanted.payloads["train"][number])
+    with (
+        contextlib.closing(store.reader("train")) as reader,
+        pytest.raises(StoreCorrupt, match="/train: chunk 4 is missing, cut"),
+    ):
+        reader.payloads(np.array([1]))
+
+
+def test_more_chunks_than_can_be_looked_up_are_left_to_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a file must not take minutes: beyond a number of chunks h5py reads it, and the way's name is refused."""
+    monkeypatch.setattr(hdf5_chunks, "MOST", COUNTS["train"] - 1)
+    store = pack(FORMS["raw"][0].source, "hdf5_chunked", tmp_path)
+    with contextlib.closing(store.reader("train")) as reader:
+        assert reader.path_taken == "h5py"
+    with pytest.raises(PathRefused, match="more than"):
+        open_store(store.root, path="chunks").reader("train")
 
 
 def test_a_chunk_whose_filters_were_left_out_is_read(tmp_path: Path) -> None:

@@ -21,9 +21,8 @@ from loaders.codec import Pixels
 from loaders.engine import Batch
 from loaders.engines.threads import PORTION, READY, ThreadsEngine, threads_by_rule
 from loaders.loading import Loader
-from loaders.manifest import Content
 from loaders.order import Draws, Indices
-from loaders.pack import pack
+from loaders.pack import open_store, pack
 from loaders.store import Store
 from tests.loaders.sources import expected
 
@@ -369,7 +368,7 @@ def test_memory_is_not_read_once_a_thread(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_handles_that_serve_one_thread_are_not_shared(tmp_path: Path) -> None:
     """Readers whose handle is a place in a file, or a connection, get one a thread."""
-    store = pack(WANTED.source, "hdf5_chunked", tmp_path)
+    store = open_store(pack(WANTED.source, "hdf5", tmp_path).root, path="h5py")
     reader = store.reader("train")
     twin = reader.twin()
     assert twin.handle is not reader.handle
@@ -378,23 +377,33 @@ def test_handles_that_serve_one_thread_are_not_shared(tmp_path: Path) -> None:
     twin.close()
 
 
-def content(wanted: Any) -> Content:
-    return Content.of(wanted.source.info, wanted.codec)
-
-
 @pytest.mark.parametrize(("cores", "copying", "decoding"), [(1, 1, 1), (2, 2, 2), (8, 2, 8), (96, 2, 16)])
 def test_the_number_of_threads_is_by_rule(cores: int, copying: int, decoding: int) -> None:
-    """Two threads copy; pictures that are decoded or resized get a thread a core, up to sixteen."""
-    assert threads_by_rule(content(WANTED), cores) == copying
-    assert threads_by_rule(content(JPEG), cores) == decoding
-    assert threads_by_rule(content(expected("raw", differing=True)), cores) == decoding
+    """Two threads copy; pictures that are decoded, resized or decompressed get a thread a core, up to sixteen."""
+    assert threads_by_rule(True, cores) == copying
+    assert threads_by_rule(False, cores) == decoding
+
+
+@pytest.mark.parametrize(
+    ("wanted", "backend", "copies"),
+    [
+        (WANTED, "mmap", True),
+        (WANTED, "hdf5_chunked", True),
+        (WANTED, "hdf5_gzip", False),
+        (JPEG, "mmap", False),
+        (expected("raw", differing=True), "mmap", False),
+    ],
+)
+def test_what_only_copies_is_known(wanted: Any, backend: str, copies: bool, tmp_path: Path) -> None:
+    """Raw pictures of one size are copied, where nothing is compressed; all else is work for every core."""
+    assert pack(wanted.source, backend, tmp_path).reader("train").copies == copies
 
 
 def test_no_number_of_threads_is_the_rule(store: Store) -> None:
     """``workers=0`` starts as many threads as the rule says; a number under 0 is a mistake of the call."""
     with threads(store, workers=0) as batches:
         list(batches)
-        assert len(reading()) <= threads_by_rule(store.content, len(os.sched_getaffinity(0)))
+        assert len(reading()) <= threads_by_rule(True, len(os.sched_getaffinity(0)))
     with pytest.raises(UsageError, match="workers"):
         threads(store, workers=-1)
 
