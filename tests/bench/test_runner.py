@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
@@ -53,6 +56,22 @@ def context() -> Iterator[ForkServerContext]:
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     yield found
     prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def tell_what_is_loaded(where: Connection) -> None:
+    """Tells how many objects no collection walks any more, and which modules are there."""
+    where.send((gc.get_freeze_count(), set(sys.modules)))
+
+
+def test_runs_start_with_everything_loaded_and_nothing_to_collect(context: ForkServerContext) -> None:
+    """No epoch pays for imports, nor for a collection that walks, and by that copies, what the fork server loaded."""
+    mine, theirs = context.Pipe()
+    process = context.Process(target=tell_what_is_loaded, args=(theirs,))
+    process.start()
+    frozen, loaded = mine.recv()
+    process.join()
+    assert frozen > 100_000
+    assert {"torch", "loaders.kernels.jpeg", "loaders.kernels.files", "loaders.kernels.chunks"} <= loaded
 
 
 @pytest.fixture(scope="module")
