@@ -186,6 +186,24 @@ def test_a_gpu_s_decoder_never_passes_for_libjpeg_s(packed: Packed) -> None:
         assert "no CUDA device" in availability("dali_gpu").reason
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg-grey"])
+def test_a_gpu_s_decoder_is_within_its_tolerance(kind: str, packed: Packed) -> None:
+    """Batches are born on the GPU in our order, and nvJPEG's pixels are as near to libjpeg's as the store declares."""
+    wanted = SIZED[kind]
+    held = packed("dali", kind, wanted)
+    with loader(DaliGpuStore(held.root, held.content), batch_size=8, seed=5) as batches:
+        came = list(batches)
+    assert all(batch.images.is_cuda for batch in came)
+    indices = np.concatenate([batch.indices for batch in came])
+    assert np.array_equal(indices, batches.order(0))
+    images = np.concatenate([batch.images.permute(0, 2, 3, 1).cpu().numpy() for batch in came])
+    apart = levels_apart(images, wanted.batch("train", list(indices), Draws(5, 0, training=True)))
+    assert apart.max() <= 16
+    assert (apart > 3).mean() <= 0.01
+
+
 def test_the_file_reader_delivers_every_picture_in_an_order_of_its_own(packed: Packed) -> None:
     """``dali_files`` delivers each picture once an epoch, its label and pixels being those of its index, shuffled anew."""
     wanted = expected("jpeg", name="files", counts={"train": 50, "val": 4})
