@@ -258,6 +258,9 @@ class ChunkReader(_Hdf5Columns):
     def _open(self) -> Chunks:
         with self.store.open() as file:
             data = _data(self.store, file, self.split)
+            wanted = (len(self), *(self.content.shape or ())) if self.offsets is None else (int(self.offsets[-1]),)
+            if data.shape != wanted or data.dtype != np.uint8:
+                raise StoreCorrupt(self.store.root, f"/{self.split} is {data.dtype} {data.shape} where uint8 {wanted} belongs")
             try:
                 return Chunks.of(data, *map_bytes(self.store.file))
             except DamagedError as error:

@@ -216,6 +216,21 @@ def test_a_chunk_that_is_not_all_there_is_found_when_the_file_is_opened(tmp_path
         reader.payloads(np.array([1]))
 
 
+@pytest.mark.parametrize("change", [(-1, 0), (0, 1)], ids=["fewer pictures", "larger pictures"])
+def test_pictures_of_another_shape_are_refused(tmp_path: Path, change: tuple[int, int]) -> None:
+    """What the file holds has to be what the manifest says: batches are written by their address."""
+    wanted, _ = FORMS["raw"]
+    store = pack(wanted.source, "hdf5_gzip", tmp_path)
+    with h5py.File(store.root / "store.h5", "r+") as file:
+        count, height, *rest = file["/train/images"].shape
+        del file["/train/images"]
+        shape = (count + change[0], height + change[1], *rest)
+        data = np.zeros(shape, np.uint8)
+        file.create_dataset("/train/images", data=data, chunks=(1, *shape[1:]), compression="gzip")
+    with contextlib.closing(store.reader("train")) as reader, pytest.raises(StoreCorrupt, match="belongs"):
+        reader.payloads(np.array([1]))
+
+
 def test_more_chunks_than_can_be_looked_up_are_left_to_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a file must not take minutes: beyond a number of chunks h5py reads it, and the way's name is refused."""
     monkeypatch.setattr(hdf5_chunks, "MOST", COUNTS["train"] - 1)
