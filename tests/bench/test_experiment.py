@@ -15,6 +15,7 @@ from bench.commands.run import Options, choose
 from bench.experiment import Cell, Experiment, dump, parse
 from bench.running.prepare import check_names
 from datasets.errors import ExperimentInvalid, UnknownName, UsageError
+from loaders.registry import BACKENDS
 
 GRID = """
 datasets = ["cifar10", "tiny-imagenet"]
@@ -41,11 +42,14 @@ def cells(draw: st.DrawFn) -> Cell:
     }
     if mode != "compute":
         fields |= {
-            "backend": draw(WORDS),
+            "backend": draw(WORDS | st.sampled_from(sorted(BACKENDS))),
             "codec": draw(st.sampled_from([None, "raw", "png", "jpeg"])),
             "fetch": draw(st.sampled_from(["item", "batch"])),
             "workers": draw(st.integers(0, 64)),
         }
+    entry = BACKENDS.get(fields["backend"].partition(":")[0])
+    if entry is not None and entry.engine:
+        fields["engine"] = entry.engine  # whatever other engine a grid names, such a backend is read by its own
     return Cell(**fields)
 
 
