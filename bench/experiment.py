@@ -160,6 +160,7 @@ class Experiment(Frozen):
         seed: of the order of cells; round r trains with seed + r.
         timeout: seconds that a run may take.
         repeats: how often a run is made again beside which the machine was disturbed (``bench.running.noise``), at most.
+        device: ``cuda`` where it makes no sense on a CPU: without a GPU it is refused, unless another is asked for.
         stand_in: use synthetic data where a data set is neither there nor downloadable.
         targets: what its figures are expected to reach; `loadstone targets` judges them.
     """
@@ -171,6 +172,7 @@ class Experiment(Frozen):
     seed: int = pydantic.Field(default=0, ge=0)
     timeout: float = pydantic.Field(default=3600.0, gt=0)
     repeats: int = pydantic.Field(default=2, ge=0)
+    device: Literal["cuda"] | None = None
     stand_in: bool = False
     targets: tuple[Target, ...] = ()
 
@@ -236,7 +238,7 @@ def _spared(cell: Cell, field: str) -> bool:
     return field in _SPARED[cell.mode]
 
 
-_OWN = ("name", "description", "rounds", "seed", "timeout", "repeats", "stand_in", "targets")
+_OWN = ("name", "description", "rounds", "seed", "timeout", "repeats", "device", "stand_in", "targets")
 
 
 def parse(text: str, where: str) -> Experiment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from datasets.errors import Unavailable
 from loaders import versions
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
+NODES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
 LIBRARIES = ("torch", "torchvision", "scipy", "torchmetrics", *versions.STORED)
 
 
@@ -45,23 +46,40 @@ def gpu() -> str:
     for card in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         found = re.search(r"^Model:\s*(.+)$", card.read_text(encoding="utf-8"), re.MULTILINE)
         return found[1].strip() if found else "NVIDIA GPU"
-    return ""
+    # Some sandboxes and WSL2 have no such files, and a card all the same.
+    return "NVIDIA GPU" if any(Path(node).exists() for node in NODES) else ""
 
 
-def device(asked: str | None) -> str:
+def driver() -> str:
+    """The version of NVIDIA's driver; empty where there is none."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"Module.*?\s(\d+\.[\d.]+)", text)
+    return found[1] if found else ""
+
+
+def device(asked: str | None, say: Callable[[str], object]) -> str:
     """Where models train: as asked for, else ``cuda`` where torch can use a GPU, else ``cpu``.
+
+    Args:
+        asked: ``cpu``, ``cuda``, or None.
+        say: told of a GPU that is there and can't be used.
 
     Raises:
         Unavailable: ``cuda`` was asked for and torch can't use one.
     """
     if asked == "cpu" or (asked is None and not gpu()):
         return "cpu"
-    import torch  # only now: the command line does without it where there is no GPU
+    from loaders.gpu import availability  # only now: the command line does without torch where there is no GPU
 
-    if torch.cuda.is_available():
+    found = availability()
+    if found.ok:
         return "cuda"
     if asked is not None:
-        raise Unavailable("cuda", "torch finds no GPU that it can use", "leave out --device, or say --device cpu")
+        raise Unavailable("cuda", found.reason, "say --device cpu to train on the processor")
+    say(f"there is an NVIDIA GPU here that torch can't use: {found.reason}. Models train on the CPU")
     return "cpu"
 
 
@@ -73,6 +91,12 @@ def wait_policy() -> str:
     Read when a process loads OpenMP, so it has to stand in the environment that the fork server is started in.
     """
     return os.environ.get(WAIT_POLICY, "passive")
+
+
+def _cuda() -> str:
+    import torch
+
+    return torch.version.cuda or ""
 
 
 def environment(stores: Path, *, threads: int, device: str, notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -88,6 +112,7 @@ def environment(stores: Path, *, threads: int, device: str, notes: Sequence[str]
         "store_filesystem": filesystem(stores),
         "threads": threads,
         "device": device,
+        **({"driver": driver(), "cuda": _cuda()} if device == "cuda" else {}),
         "openmp_wait_policy": wait_policy(),
         "versions": own,
         "notes": list(notes),

@@ -24,8 +24,9 @@ class Target(Frozen):
     Attributes:
         name: as the table of targets shows it.
         of: ``images_per_second``, ``images_per_second_per_worker`` and ``epoch_seconds`` are ratios of ``cell`` to ``over``,
-            paired by round; ``loading_cost`` is 1 - ``over`` / ``cell`` in epoch seconds; ``pack_speed`` is the ratio of the
-            images packed a second, once a store; ``accuracy`` is of ``cell`` alone.
+            paired by round; ``images_per_second`` without ``over`` is of ``cell`` alone; ``loading_cost`` is
+            1 - ``over`` / ``cell`` in epoch seconds; ``pack_speed`` is the ratio of the images packed a second, once a store;
+            ``accuracy`` is of ``cell`` alone.
         cell, over: which cells; where several match, the best of them is taken, and named.
         at_least, under: the bound; exactly one of them.
     """
@@ -41,7 +42,7 @@ class Target(Frozen):
     def _makes_sense(self) -> Target:
         if (self.at_least is None) == (self.under is None):
             raise ValueError("give one of at_least and under")
-        if bool(self.over) != (self.of in PAIRED):
+        if bool(self.over) != (self.of in PAIRED) and (self.over or self.of != "images_per_second"):
             raise ValueError(f"{self.of} " + ("is a comparison: say over which cell" if self.of in PAIRED else "has no over"))
         return self
 
@@ -52,4 +53,8 @@ class Target(Frozen):
     @property
     def bound(self) -> str:
         """``at least 2`` or ``under 1.05``."""
-        return f"at least {self.at_least:g}" if self.at_least is not None else f"under {self.under:g}"
+        return f"at least {_plain(self.at_least)}" if self.at_least is not None else f"under {_plain(self.under or 0.0)}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from loaders.order import Draw, Indices, uniform
+from loaders.order import Draw, Indices, uniforms
+
+DRAWN = (Draw.CROP_TOP, Draw.CROP_LEFT, Draw.FLIP)
 
 
 class Augment(NamedTuple):
@@ -34,7 +36,9 @@ class Augment(NamedTuple):
             seed: with the epoch and the index, the key of every draw.
             epoch: counted from 0.
         """
-        top = uniform(seed, epoch, indices, Draw.CROP_TOP) * (2 * self.padding[0] + 1)
-        left = uniform(seed, epoch, indices, Draw.CROP_LEFT) * (2 * self.padding[1] + 1)
-        mirrored = uniform(seed, epoch, indices, Draw.FLIP) * (2 if self.flip else 1)
-        return np.stack((top, left, mirrored)).astype(np.int64)
+        return (uniforms(seed, epoch, indices, DRAWN) * np.array(self.sides, np.float64)[:, None]).astype(np.int64)
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """How many values each of ``DRAWN`` may have."""
+        return 2 * self.padding[0] + 1, 2 * self.padding[1] + 1, 2 if self.flip else 1

@@ -22,6 +22,8 @@ Promise = Literal["order", "pixels", "held"]
 - ``held``: a batch stays whole when later ones are asked for.
 """
 
+AUGMENTED = "they come cropped and mirrored: in mode load that is more work than the others do"
+
 
 class FeedStore(Store):
     """A store whose format is read by its own library's loader. Its ``reader`` serves ``verify`` alone."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -43,7 +44,7 @@ class Driver(Protocol):
 
 
 class CudaDriver:
-    """``libcuda.so.1``; a context must be current in the calling thread, which ``torch.cuda.synchronize`` sees to."""
+    """``libcuda.so.1``; a context must be current in the calling thread, which ``CudaGpu.start`` sees to."""
 
     def __init__(self) -> None:
         try:
@@ -108,7 +109,7 @@ class Gpu(Protocol):
         """Page-locked memory of the host, uint8."""
 
     def upload(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
-        """int64 numbers on the device, without waiting for it."""
+        """int64 numbers of any shape on the device, without waiting for it."""
 
     def beside(self) -> contextlib.AbstractContextManager[Any]:
         """What is asked inside goes to the side stream, in any thread."""
@@ -134,6 +135,7 @@ class CudaGpu:
     def start(self) -> None:
         try:
             torch.cuda.init()  # type: ignore[no-untyped-call]
+            torch.empty(1, device=self.device)  # makes the context, which the driver's calls need in this thread
         except (RuntimeError, AssertionError) as error:
             # torch's words are "Cannot re-initialize CUDA in forked subprocess", and others where there is no GPU.
             if "forked" in str(error):
@@ -142,7 +144,8 @@ class CudaGpu:
             raise Unavailable("gpu_mmap", f"torch can't use a GPU ({error})", REMEDY) from None
 
     def free_bytes(self) -> int:
-        return torch.cuda.mem_get_info()[0]
+        # What torch's allocator keeps for itself and does not use is as free as the rest.
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
     def register(self, data: Pixels) -> torch.Tensor:
         torch.cuda.synchronize()
@@ -211,6 +214,35 @@ class _Exported:
 
 def availability() -> Availability:
     """Whether torch can use an NVIDIA GPU here."""
-    if torch.cuda.is_available():
+    if not torch.cuda.is_available():
+        return Availability(False, _no_device(), REMEDY)
+    capability, built = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+    if any(_runs(capability, architecture) for architecture in built):
         return Availability(True)
-    return Availability(False, "no CUDA device here", REMEDY)
+    major, minor = capability
+    reason = f"this torch has no kernels for the GPU's compute capability {major}.{minor} (it has {', '.join(built)})"
+    return Availability(False, reason, "install a torch built for an older CUDA, or use mmap")
+
+
+def _no_device() -> str:
+    """Why torch finds no device: its own words where a driver is there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+        except (RuntimeError, AssertionError) as error:
+            words = str(error).strip().splitlines()[0]
+            if "NVIDIA driver on your system" not in words or "too old" in words:
+                return f"no CUDA device here ({words})"
+    return "no CUDA device here"
+
+
+def _runs(capability: tuple[int, int], architecture: str) -> bool:
+    """Whether code built for ``sm_90`` runs (on its generation, from its minor number on), or ``compute_90`` is compiled."""
+    kind, _, digits = architecture.rstrip("abcdefghijklmnopqrstuvwxyz").partition("_")
+    if not digits.isdigit():
+        return False
+    built = int(digits[:-1]), int(digits[-1])
+    if architecture[-1].isalpha():  # sm_90a: for that very device
+        return built == capability
+    return built <= capability and (kind == "compute" or built[0] == capability[0])

@@ -7,6 +7,7 @@ draws the same crops.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -26,6 +27,10 @@ WHOLE = 2**21
 _ROUNDS = 6
 _ROUND_KEYS = 2**32  # beyond every draw of a sample
 _PART = 1 << 16
+
+# SplitMix64's: Steele, Lea and Flood 2014.
+GOLDEN = 0x9E3779B97F4A7C15
+MIXERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 class Order(Protocol):
@@ -125,21 +130,36 @@ def uniform(seed: int, epoch: int, indices: Indices, draw: int) -> npt.NDArray[n
 
     Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied after each word of the key.
     """
-    state = _hash(seed, epoch, np.asarray(indices).astype(np.uint64), draw)
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    numbers: npt.NDArray[np.float64] = uniforms(seed, epoch, indices, (draw,))[0]
+    return numbers
+
+
+def uniforms(seed: int, epoch: int, indices: Indices, draws: Sequence[int]) -> npt.NDArray[np.float64]:
+    """``uniform`` of several draws at once: float64 (D, B); what they share is hashed once."""
+    state = np.full(1, keyed(seed, epoch), np.uint64) + np.asarray(indices).astype(np.uint64)
+    which = np.array(draws, np.uint64)[:, None] + np.uint64(GOLDEN)
+    return (_mix(_mix(state) + which) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def keyed(seed: int, epoch: int) -> int:
+    """What an index is added to before it is hashed, in [0, 2**64); see ``loaders.tensor_augment`` too."""
+    state = np.zeros(1, np.uint64)
+    for word in (seed, epoch):
+        state = _mix(state + np.uint64(GOLDEN) + np.uint64(word))
+    return int((state + np.uint64(GOLDEN))[0])
 
 
 def _hash(seed: int, epoch: int, values: npt.NDArray[np.uint64], draw: int) -> npt.NDArray[np.uint64]:
     """64 bits per value; see ``uniform``."""
     state = np.zeros(1, dtype=np.uint64)  # as long as one word until the values come
     for word in (np.uint64(seed), np.uint64(epoch), values, np.uint64(draw)):
-        state = _mix(state + np.uint64(0x9E3779B97F4A7C15) + word)
+        state = _mix(state + np.uint64(GOLDEN) + word)
     return state
 
 
 def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(MIXERS[0])
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(MIXERS[1])
     return state ^ (state >> np.uint64(31))
 
 

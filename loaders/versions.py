@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable
 
-PEERS = ("ffcv", "litdata", "lmdb", "nvidia-dali-cuda120", "pyarrow", "webdataset", "zarr")
+PEERS = ("ffcv", "litdata", "lmdb", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "pyarrow", "webdataset", "zarr")
 STORED = ("loadstone", "numpy", "h5py", "psycopg", "pillow", "simplejpeg", "numba", "pylibjxl", *PEERS)
 """What a manifest names."""
 

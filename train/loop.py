@@ -15,8 +15,9 @@ from datasets.errors import RunFailed
 from loaders.augment import Augment
 from loaders.manifest import Content
 from loaders.order import Indices
-from train.augment import mean_level, normalise, pad_crop_flip
+from train.augment import Normaliser, PadCropFlip, mean_level
 from train.clock import Clock, EpochTimes, time_epoch
+from train.graph import Graphed
 from train.metrics import Scorer, Scores
 from train.models import build
 from train.protocol import Protocol
@@ -79,6 +80,8 @@ def prepare_torch(threads: int, device: torch.device) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    # As people who care for speed train. The first step of each shape tries cuDNN's algorithms: that epoch is not measured.
+    torch.backends.cudnn.benchmark = device.type == "cuda"
 
 
 def augment(protocol: Protocol, task: Task) -> Augment:
@@ -96,21 +99,18 @@ class Augmentation:
     """
 
     def __init__(self, protocol: Protocol, task: Task, seed: int, device: torch.device, *, done: bool = False) -> None:
-        self._augment, self._seed, self._done = augment(protocol, task), seed, done
-        self._mean = torch.tensor(task.mean, device=device)
-        self._std = torch.tensor(task.std, device=device)
-        self._fill = torch.tensor(self._augment.fill, dtype=torch.uint8, device=device)
+        self._done = done
+        self._crop = PadCropFlip(augment(protocol, task), task.size, seed, device)
+        self.normalised = Normaliser(task.mean, task.std, device)
+        """Pictures as evaluation sees them: float32 (B, C, H, W), channels-last."""
 
     def __call__(self, batch: Batch, epoch: int) -> Tensor:
         """The batch as training sees it: float32 (B, C, H, W), channels-last."""
-        if self._done:
-            return self.normalised(batch.images)
-        images = pad_crop_flip(batch.images, batch.indices, self._augment, seed=self._seed, epoch=epoch, fill=self._fill)
-        return self.normalised(images)
+        return self.normalised(self.cropped(batch, epoch))
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """Pictures as evaluation sees them: float32 (B, C, H, W), channels-last."""
-        return normalise(images, self._mean, self._std)
+    def cropped(self, batch: Batch, epoch: int) -> Tensor:
+        """Its pictures cropped and mirrored: uint8 (B, C, H, W), channels-last."""
+        return batch.images if self._done else self._crop(batch.images, batch.indices, epoch)
 
 
 class Trainer:
@@ -126,7 +126,7 @@ class Trainer:
         augmented: whether batches come cropped and flipped already.
 
     Raises:
-        UnknownName: no model has that name.
+        UnknownName: no model has that name. Unavailable: the protocol wants a CUDA graph, and the device is none of CUDA's.
     """
 
     def __init__(
@@ -153,7 +153,12 @@ class Trainer:
             momentum=protocol.momentum,
             nesterov=protocol.nesterov,
             weight_decay=protocol.weight_decay,
+            fused=device.type == "cuda" or None,
         )
+        if protocol.graphed:
+            for group in self.optimiser.param_groups:
+                group["lr"] = torch.tensor(protocol.learning_rate, device=device)  # a captured step reads it there
+        self._learn = Graphed(self._learned, device) if protocol.graphed else self._learned
         self._steps = protocol.epochs * steps_per_epoch
         self._augmented = Augmentation(protocol, task, seed, device, done=augmented)
         self.place = Transfer(device)
@@ -183,13 +188,20 @@ class Trainer:
         """Learn from one batch, without waiting for the device; returns the number of its images."""
         rate = self.protocol.rate(len(self._losses) + len(self._pending), self._steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        loss = F.cross_entropy(self._logits(self._augmented(batch, epoch)), batch.labels)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._pending.append(self._learn(self._augmented.cropped(batch, epoch), batch.labels))
+        return len(batch.images)
+
+    def _learned(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch that is cropped and mirrored, after one step of the optimiser."""
+        loss = F.cross_entropy(self._logits(self._augmented.normalised(images)), labels)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        self._pending.append(loss.detach())
-        return len(batch.images)
+        return loss.detach()
 
     def _logits(self, images: Tensor) -> Tensor:
         """float32 (B, classes); in bfloat16 up to here, where the protocol says so."""

@@ -37,6 +37,7 @@ class Protocol(Frozen):
         val_limit: validation images that are evaluated, after the last epoch; None is all of them.
         precision: ``bfloat16`` computes what torch.autocast computes so in it; weights and updates stay float32.
         compiled: by torch.compile.
+        graphed: steps of whole batches are captured as a CUDA graph and replayed; needs a CUDA device.
         augmented_load: in mode ``load``, which has no model, batches are cropped, flipped and normalised too.
         loss: what is minimised.
     """
@@ -61,6 +62,7 @@ class Protocol(Frozen):
     val_limit: int | None = pydantic.Field(default=None, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     compiled: bool = False
+    graphed: bool = False
     augmented_load: bool = False
     loss: Literal["cross_entropy"] = "cross_entropy"
 
@@ -73,6 +75,8 @@ class Protocol(Frozen):
     def digest(self) -> str:
         """SHA-256 over the recipe as canonical JSON, without its name and description: equal digests train alike."""
         recipe = self.model_dump(mode="json", exclude={"name", "description"})
+        if self.graphed is False:  # recipes are older than the field, and what they say has not changed
+            del recipe["graphed"]
         return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def steps_per_epoch(self, images: int) -> int:
@@ -197,6 +201,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "batch512": {"batch_size": 512},
     "bf16": {"precision": "bfloat16"},
     "compile": {"compiled": True},
+    "graph": {"graphed": True},
 }
 """What may be added to a protocol's name, after a ``+`` each, in alphabetical order: ``thesis+bf16+compile``.
 

@@ -40,9 +40,11 @@ class Transfer:
         self._held: deque[tuple[Any, Any]] = deque()
 
     def __call__(self, batch: Any) -> PlacedBatch:
-        """The batch on the device, in the strides that it had; one that is there already is left alone."""
+        """The batch on the device, in the strides that it had; one that is there already is itself."""
         gpu = self._gpu
-        if gpu is None or batch.images.device.type == self._device.type != "cpu":
+        if batch.images.device.type == self._device.type != "cpu":
+            return batch  # type: ignore[no-any-return]
+        if gpu is None:
             return PlacedBatch(batch.images.to(self._device), batch.labels.to(self._device), batch.indices)
         with gpu.beside():
             images = batch.images.to(self._device, non_blocking=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import click
 from rich.table import Table
 
 from bench import experiment, machine
@@ -88,7 +89,7 @@ LISTS: dict[str, Callable[[Place], Iterable[Row]]] = {
 
 def show_machine(place: Place) -> None:
     """Print what records say of this machine."""
-    facts = machine.environment(place.stores, threads=machine.cores(), device=machine.device(None))
+    facts = machine.environment(place.stores, threads=machine.cores(), device=machine.device(None, click.echo))
     rows = [(name, str(value)) for name, value in facts.items() if name not in ("versions", "notes")]
     rows += [("", f"{library} {version}") for library, version in facts["versions"].items()]
     rows += [("data sets", str(place.data_dir)), ("stores", str(place.stores))]

@@ -66,7 +66,7 @@ def execute(name: str | None, place: Place, options: Options) -> int:
     if options.out is not None and (options.out / RUNS).exists():
         raise UsageError(f"{options.out} holds the records of another run; name another folder with --out, or say --resume")
     if options.resume is None:
-        options = dataclasses.replace(options, device=machine.device(options.device))
+        options = dataclasses.replace(options, device=machine.device(options.device or chosen.device, console.print))
     for found in leftovers.sweep():
         console.print(f"removed what killed runs left: {found}")
     preparation = Preparation(place, chosen, console.print, functools.partial(packing, console))

@@ -35,7 +35,7 @@ from bench.running.usage import Meter
 from datasets.errors import LoadstoneError
 from loaders import order
 from loaders.engine import Batch
-from loaders.feed import FeedStore
+from loaders.feed import AUGMENTED, FeedStore
 from loaders.loading import Loader, loader
 from loaders.order import Draws
 from loaders.pack import open_store
@@ -49,6 +49,8 @@ from train.transfer import PlacedBatch, Transfer
 LOAD_SECONDS = 0.25
 # Batches that ``compute`` holds in place and repeats; enough that weights, not one batch, are what caches hold.
 COMPUTE_BATCHES = 16
+# On a GPU the passes before the first that is timed take so long: its clocks, and its bus, wake up in that time.
+GPU_WARM_UP_SECONDS = 0.3
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Tell = Callable[[int, int, Epoch], None]
@@ -171,7 +173,10 @@ def _identity(batches: Loader) -> dict[str, Any]:
         batches.reader.read(part, pixels, Draws(batches.plan.seed, 0, batches.plan.training))
         digest.update(pixels.data)
     batches.reader.close()
-    return {"order_sha256": order.digest(indices), "pixel_sha256": digest.hexdigest()}
+    found: dict[str, Any] = {"order_sha256": order.digest(indices), "pixel_sha256": digest.hexdigest()}
+    if batches.reader.store.augments:
+        found["differences"] = {"pixels": AUGMENTED}
+    return found
 
 
 def _feed_identity(batches: Loader, store: FeedStore) -> dict[str, Any]:
@@ -180,9 +185,9 @@ def _feed_identity(batches: Loader, store: FeedStore) -> dict[str, Any]:
     indices, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     batches.set_epoch(0)
     for batch in batches:
-        digest.update(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy()).data)
+        digest.update(np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).cpu().numpy()).data)
         indices.append(batch.indices)
-        labels.append(batch.labels.numpy())
+        labels.append(batch.labels.cpu().numpy())
     batches.set_epoch(0)
     came = np.concatenate(indices)
     found: dict[str, Any] = {
@@ -242,7 +247,9 @@ def _load(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device, te
 
         return feeding.epoch(number, through, passes)
 
-    return {"epochs": _repeated(timed, recipe.epochs, tell, once=feeding.cold)}  # a second pass over cold pages would be warm
+    return {
+        "epochs": _repeated(timed, recipe.epochs, tell, device, once=feeding.cold)
+    }  # a second pass over cold pages would be warm
 
 
 def _limit(feeding: Feeding, job: Job, recipe: Protocol, _: torch.device, tell: Tell) -> dict[str, Any]:
@@ -253,17 +260,22 @@ def _limit(feeding: Feeding, job: Job, recipe: Protocol, _: torch.device, tell: 
         took = seconds(passes)
         return Epoch(total=took, wait=0, copy_=0, step=took, images=passes * batches.images, first_batch=0, passes=passes)
 
-    return {"epochs": _repeated(timed, recipe.epochs, tell), "path_taken": limits.PATHS[kind]}
+    return {"epochs": _repeated(timed, recipe.epochs, tell, torch.device("cpu")), "path_taken": limits.PATHS[kind]}
 
 
-def _repeated(timed: Callable[[int, int], Epoch], epochs: int, tell: Tell, *, once: bool = False) -> tuple[Epoch, ...]:
+def _repeated(
+    timed: Callable[[int, int], Epoch], epochs: int, tell: Tell, device: torch.device, *, once: bool = False
+) -> tuple[Epoch, ...]:
     """One pass as the first epoch, then epochs of as many passes as can be timed; of one each where ``once``."""
     found = [timed(0, 1)]
     tell(0, epochs, found[0])
     passes = 1
     if found[0].total < 2 * LOAD_SECONDS and not once:
         # One more pass, not counted, for the number of passes: the first one started workers and touched everything.
-        passes = max(1, math.ceil(LOAD_SECONDS / timed(0, 1).total))
+        again, spent = timed(0, 1), 0.0
+        while device.type == "cuda" and (spent := spent + again.total) < GPU_WARM_UP_SECONDS:
+            again = timed(0, 1)
+        passes = max(1, math.ceil(LOAD_SECONDS / again.total))
     for number in range(1, epochs):
         found.append(timed(number, passes))
         tell(number, epochs, found[-1])
@@ -281,9 +293,10 @@ def _use(batches: Loader, job: Job, recipe: Protocol, device: torch.device) -> C
 
 def _touch(images: torch.Tensor) -> int:
     """Read a byte of every page: a batch that came through shared memory has not arrived before."""
-    rows = images.permute(0, 2, 3, 1)
-    # By NumPy where it can be: an operation on tensors costs as much again, and lets go of the GIL beside loading threads.
-    (rows if rows.is_cuda else rows.numpy()).reshape(-1)[::4096].sum()
+    # The timed stream has waited for a batch of the GPU, and so for every page of it.
+    if not images.is_cuda:
+        # By NumPy: an operation on tensors costs as much again, and lets go of the GIL beside loading threads.
+        images.permute(0, 2, 3, 1).numpy().reshape(-1)[::4096].sum()
     return len(images)
 
 

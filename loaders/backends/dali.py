@@ -22,7 +22,7 @@ from loaders import gpu, sizing
 from loaders.augment import Augment
 from loaders.backends.mmap import MmapReader, MmapStore, Payloads
 from loaders.codec import Buffer, Pixels
-from loaders.feed import Feed, FeedStore, Promise
+from loaders.feed import AUGMENTED, Feed, FeedStore, Promise
 from loaders.manifest import Content
 from loaders.mapping import gather
 from loaders.order import Draws, Indices
@@ -64,7 +64,7 @@ class DaliStore(MmapStore, FeedStore):
     @property
     def differences(self) -> Mapping[Promise, str]:
         if self.augments:
-            return {"pixels": "they come cropped and mirrored: in mode load that is more work than the others do"}
+            return {"pixels": AUGMENTED}
         return {} if self.content.shape is not None else {"pixels": RESIZED}
 
     def feed(self, split: str, plan: Plan, shape: tuple[int, int, int]) -> DaliFeed:
@@ -162,7 +162,8 @@ class DaliFeed(Feed):
         except RuntimeError as error:
             self._loader = None  # it can't go on after an error
             raise self._named(indices, error) from None
-        labels = torch.from_numpy(self._reader.labels_at(indices))
+        classes = self._reader.labels_at(indices)
+        labels = gpu.CudaGpu().upload(classes) if pictures.is_cuda else torch.from_numpy(classes)
         if self.plan.pin_memory and not pictures.is_cuda:
             pictures, labels = pictures.pin_memory(), labels.pin_memory()
         return Batch(pictures.permute(0, 3, 1, 2), labels, indices)
@@ -252,11 +253,14 @@ class Pipeline:
 
     def take(self) -> torch.Tensor:
         """The oldest batch that was fed, uint8 (B, H, W, C), in memory of its own, on the device that it was made on."""
-        (made,) = self._pipeline.share_outputs()
+        if self._decoder == "mixed":
+            # Its work is put in the order of this stream, which so waits for it; the process does not.
+            (made,) = self._pipeline.share_outputs(cuda_stream=torch.cuda.current_stream())
+        else:
+            (made,) = self._pipeline.share_outputs()
         # DALI writes its buffers again once they are released.
         if self._decoder == "mixed":
             pictures = torch.utils.dlpack.from_dlpack(made.as_tensor()).clone()
-            torch.cuda.current_stream().synchronize()
         else:
             pictures = torch.from_numpy(made.as_array().copy())
         self._pipeline.release_outputs()

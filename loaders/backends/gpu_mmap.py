@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
-import queue
 import weakref
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import psutil
@@ -29,15 +28,19 @@ RESIDENT_SHARE = 0.5
 # Registered pages can't be given up: a file that takes more than this part of the machine's memory is not registered.
 REGISTERED_SHARE = 0.5
 UPLOAD_BYTES = 64 << 20
-# A copy to the device waits in a slot while the threads fill others.
-SLOTS = 4
+# What a way that gathers takes at once, in several batches. Over the bus, 4,096 CIFAR-10 records came at 1.5 times the speed of
+# 512, and larger gathers only delay the first batch. In GPU memory a gather costs its launches: the fewer the better.
+BUS_GROUP_BYTES = 12 << 20
+GPU_GROUP_BYTES = 64 << 20
+FUSED = "fused"
+_MADV_POPULATE_READ = 22  # Linux 5.14
 
 
 class GpuMmapStore(MmapStore):
     """The files of ``mmap``; batches are gathered by the GPU, or copied to it, and born there."""
 
     name = "gpu_mmap"
-    paths = ("resident", "zero_copy", "staged")
+    paths = ("resident", "zero_copy", "staged", FUSED)
     engines = ("stream",)
 
     @classmethod
@@ -46,6 +49,10 @@ class GpuMmapStore(MmapStore):
 
     def reader(self, split: str) -> GpuMmapReader:
         return GpuMmapReader(self, split)
+
+    @property
+    def augments(self) -> bool:
+        return self.path == FUSED
 
     def gpu(self) -> Gpu:
         """The device of this store's readers."""
@@ -57,14 +64,17 @@ class Way(Protocol):
 
     Attributes:
         words: what ``path_taken`` says.
-        grouped: gathers several batches as quickly as one; else it takes a batch a call, from several threads at once.
+        group_bytes: of pictures that are gathered at once, by ``gather``; 0 where the CPU reads them.
     """
 
     words: str
-    grouped: bool
+    group_bytes: int
 
     def fill(self, indices: Indices, out: torch.Tensor, draws: Draws) -> None:
-        """Ask for the pictures at ``indices`` in ``out``, uint8 (B, H, W, C) on the device; does not wait for it."""
+        """Ask for the pictures at ``indices`` in ``out``, uint8 (B, H, W, C) on the device."""
+
+    def gather(self, places: torch.Tensor, out: torch.Tensor) -> None:
+        """The same for indices that are on the device, int64 (B,), and in the split; does not wait for it."""
 
     def close(self) -> None: ...
 
@@ -72,71 +82,50 @@ class Way(Protocol):
 class Gathered:
     """Records that the GPU gathers by itself: from its own memory, or over the bus."""
 
-    grouped = True
-
-    def __init__(self, device: Gpu, records: torch.Tensor, words: str, release: Callable[[], object]) -> None:
-        self._gpu, self._records, self.words, self._release = device, records, words, release
+    def __init__(
+        self, device: Gpu, records: torch.Tensor, words: str, group_bytes: int, release: Callable[[], object] = lambda: None
+    ) -> None:
+        self._gpu, self._records, self._release = device, records, release
+        self.words, self.group_bytes = words, group_bytes
 
     def fill(self, indices: Indices, out: torch.Tensor, _: Draws) -> None:
         # On the GPU an index outside would end the process's use of it, and a negative one is outside.
         check_bounds(indices, len(self._records))
+        self.gather(self._gpu.upload(indices), out)
+
+    def gather(self, places: torch.Tensor, out: torch.Tensor) -> None:
         # No kernel of our own: index_select was at 0.8 to 0.9 of a pinned copy's speed over the bus, kernels were slower.
-        torch.index_select(self._records, 0, self._gpu.upload(indices), out=out.view(len(indices), -1))
+        torch.index_select(self._records, 0, places, out=out.view(len(places), -1))
 
     def close(self) -> None:
         del self._records
         self._release()
 
 
-class Ring:
-    """Slots of pinned memory; a slot is filled again only after its copy to the device is done."""
-
-    def __init__(self, device: Gpu, slots: int) -> None:
-        self._gpu = device
-        self._free: queue.SimpleQueue[tuple[torch.Tensor | None, Any]] = queue.SimpleQueue()
-        for _ in range(slots):
-            self._free.put((None, None))
-
-    @contextlib.contextmanager
-    def slot(self, shape: tuple[int, ...]) -> Iterator[torch.Tensor]:
-        """A slot, uint8 ``shape``; what is asked of the current stream inside is what its next user waits for."""
-        held, copied = self._free.get()
-        mark = None
-        try:
-            if copied is not None:
-                self._gpu.settle(copied)
-            size = int(np.prod(shape))
-            if held is None or held.numel() < size:
-                held = self._gpu.pinned((size,))
-            yield held[:size].view(shape)
-            mark = self._gpu.mark()
-        finally:
-            self._free.put((held, mark))
-
-
 class Staged:
-    """Pictures that the CPU gathers, or decodes, into pinned memory, and that are copied from there."""
+    """Pictures that the CPU gathers, or decodes, and that are copied to the device. ``stream`` does it ahead, by threads."""
 
-    grouped = False
+    words = "staged: read into pinned memory and copied"
+    group_bytes = 0
 
-    def __init__(self, device: Gpu, fill: Callable[[Indices, Pixels, Draws], None]) -> None:
-        self.words = f"staged: a pinned ring of {SLOTS} slots"
-        self._fill = fill
-        self._ring = Ring(device, SLOTS)
+    def __init__(self, device: Gpu, read: Callable[[Indices, Pixels, Draws], None]) -> None:
+        self._gpu, self._read = device, read
 
     def fill(self, indices: Indices, out: torch.Tensor, draws: Draws) -> None:
-        with self._ring.slot(tuple(out.shape)) as slot:
-            self._fill(indices, slot.numpy(), draws)
-            out.copy_(slot, non_blocking=True)
+        pinned = self._gpu.pinned(tuple(out.shape))
+        self._read(indices, pinned.numpy(), draws)
+        out.copy_(pinned)
 
-    def close(self) -> None:
-        del self._ring
+    def gather(self, places: torch.Tensor, out: torch.Tensor) -> None:
+        raise NotImplementedError("the CPU gathers by indices of its own")
+
+    def close(self) -> None: ...
 
 
 class GpuMmapReader(MmapReader):
     """Fills tensors of the device; arrays of the host too, by way of the device, for checks.
 
-    ``staged`` may be read by several threads at once.
+    Payloads are read from the mapping, without a GPU.
     """
 
     device = "cuda"
@@ -146,12 +135,15 @@ class GpuMmapReader(MmapReader):
         super().__init__(store, split)
         self.gpu = store.gpu()
         self._way: Way | None = None
+        self._way_owner = 0
 
     @property
     def way(self) -> Way:
-        """How batches get to the device; chosen when the store is opened in this process."""
-        assert self.handle is not None  # opens
-        assert self._way is not None
+        """How batches get to the device; chosen at the first read in this process."""
+        if self._way is None or self._way_owner != os.getpid():
+            # First: in a forked child it refuses, before anything of the parent's is dropped.
+            self.gpu.start()
+            self._way, self._way_owner = self._choose(self.handle), os.getpid()
         return self._way
 
     @property
@@ -167,24 +159,15 @@ class GpuMmapReader(MmapReader):
         way.fill(indices, filled, draws)
         np.copyto(out, filled.cpu().numpy())
 
-    def _open(self) -> Payloads:
-        self.gpu.start()
-        payloads = super()._open()
-        self._way = self._choose(payloads)
-        return payloads
-
     def _close(self, _: Payloads) -> None:
-        if self._way is not None:
+        if self._way is not None and self._way_owner == os.getpid():
             self._way.close()  # before the mapping goes, with its last reference
-            self._way = None
-
-    def _bytes(self, file: Path) -> tuple[Pixels, str]:
-        return populated(file), "MAP_POPULATE"
+        self._way = None
 
     def _choose(self, payloads: Payloads) -> Way:
         """The way asked for by name, else the fastest that holds: resident, then zero-copy, then staged."""
         refused: list[str] = []
-        for path in [self.store.path] if self.store.path else self.store.paths:
+        for path in [self.store.path] if self.store.path else ["resident", "zero_copy", "staged"]:
             try:
                 way = self._try(path, payloads)
             except DeviceRefused as error:
@@ -195,28 +178,29 @@ class GpuMmapReader(MmapReader):
                 return way
         raise PathRefused(self.store.name, "staged", "; ".join(refused))
 
-    def _try(self, path: str | None, payloads: Payloads) -> Way:
+    def _try(self, path: str, payloads: Payloads) -> Way:
         if path == "staged":
             return Staged(self.gpu, self._on_host)
         if self.content.record_bytes is None:
             raise DeviceRefused("the GPU gathers raw pictures of one size; others are decoded by the CPU")
-        if path == "resident":
-            return resident(self.gpu, payloads.data)
-        return zero_copy(self.gpu, payloads.data)
+        if path == "zero_copy":
+            return zero_copy(self.gpu, payloads.data)
+        way = resident(self.gpu, payloads.data)
+        if path == FUSED:
+            way.words = f"fused: {way.words}, then cropped and mirrored by the group"
+        return way
 
     def _on_host(self, indices: Indices, out: Pixels, draws: Draws) -> None:
         super().read(indices, out, draws)
 
 
-def populated(file: Path) -> Pixels:
-    """A file mapped shared and read-only, its pages in place: uint8 (size,).
-
-    Never mapped private: registering such a mapping hung the process.
-    """
-    with file.open("rb") as handle:
-        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        mapping = mmap.mmap(handle.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
-    return np.frombuffer(mapping, np.uint8)
+def populate(data: Pixels) -> None:
+    """Bring the pages of a mapped file, uint8, into memory."""
+    start = data.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    size = data.ctypes.data + data.nbytes - start
+    libc = ctypes.CDLL(None)
+    if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(_MADV_POPULATE_READ)):
+        data.reshape(-1)[:: mmap.PAGESIZE].sum()  # an older kernel
 
 
 def resident(device: Gpu, data: Pixels) -> Gathered:
@@ -235,7 +219,7 @@ def resident(device: Gpu, data: Pixels) -> Gathered:
         part = data[start : start + rows]
         np.copyto(slot[: len(part)].numpy(), part)
         records[start : start + rows].copy_(slot[: len(part)])
-    return Gathered(device, records, "resident: index_select of the GPU's own memory", lambda: None)
+    return Gathered(device, records, "resident: index_select of the GPU's own memory", GPU_GROUP_BYTES)
 
 
 def zero_copy(device: Gpu, data: Pixels) -> Gathered:
@@ -247,8 +231,11 @@ def zero_copy(device: Gpu, data: Pixels) -> Gathered:
     total = psutil.virtual_memory().total
     if data.nbytes > REGISTERED_SHARE * total:
         raise DeviceRefused(f"{data.nbytes} bytes are over {REGISTERED_SHARE:.0%} of this machine's {total}")
+    populate(data)
+    # The mapping is shared: registering a private one hung the process.
     registration = Registration(device, data)
-    return Gathered(device, registration.records, "zero_copy: index_select of the registered mapping", registration.close)
+    words = "zero_copy: index_select of the registered mapping"
+    return Gathered(device, registration.records, words, BUS_GROUP_BYTES, registration.close)
 
 
 class Registration:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from datasets.errors import UsageError
-from loaders.backends.gpu_mmap import SLOTS, GpuMmapReader
+from loaders.backends.gpu_mmap import GpuMmapReader
+from loaders.backends.mmap import MmapReader
 from loaders.engine import Batch, Engine, Key, Plan
-from loaders.order import Draws
+from loaders.engines.threads import ThreadsEngine
+from loaders.mapping import check_bounds
 from loaders.store import Reader
+from loaders.tensor_augment import Cutter, Drawer
 
-# A gather of 4,096 CIFAR records ran at 1.5 times the speed of one of 512 over the bus, and at 8 times from GPU memory.
-# So batches are gathered together up to this size, which is that of 4,096 CIFAR records.
-GROUP_BYTES = 12 << 20
-# Threads that fill pinned memory: more of them held the GIL more, and two made an epoch as fast as any number.
-STAGING_THREADS = 2
+# Indices and labels go to the device so many at a time, and draws are made of them there: each costs some thirty launches.
+BLOCK = 1 << 16
+# Groups that are gathered before the first of them is handed over.
+AHEAD = 2
 
 
 class _Group(NamedTuple):
@@ -32,10 +36,20 @@ class _Group(NamedTuple):
     mark: Any
 
 
-class StreamEngine(Engine):
-    """Reads two groups of batches ahead, and lets the training stream wait for the one that it is given.
+class _Block(NamedTuple):
+    """Keys of one epoch, and what the device knows of them: int64 (n,), int64 (n,), integers (3, n) where it crops."""
 
-    ``workers`` is the number of threads that fill pinned memory where a way needs some; 0 is the rule's number.
+    keys: list[Key]
+    places: torch.Tensor
+    labels: torch.Tensor
+    drawn: torch.Tensor | None
+
+
+class StreamEngine(Engine):
+    """Reads groups of batches ahead, and lets the training stream wait for the one that it is given.
+
+    Where the CPU reads, the engine ``threads`` does it, by ``workers`` threads, 0 being its rule's number, and each batch is
+    copied ahead.
     """
 
     def __init__(self, reader: Reader[Any], shape: tuple[int, int, int], plan: Plan) -> None:
@@ -43,67 +57,97 @@ class StreamEngine(Engine):
         if not isinstance(reader, GpuMmapReader):
             raise UsageError(f"the stream engine reads gpu_mmap, not {reader.store.name}; name another engine")
         self._reader: GpuMmapReader = reader
-        self._threads: ThreadPoolExecutor | None = None
+        self._staging: ThreadsEngine | None = None
+        self._augment = plan.augment if plan.training else None
+        self._draw: Drawer | None = None
+        self._cut: Cutter | None = None
 
     def epoch(self, keys: Iterator[Key]) -> Generator[Batch, None, None]:
-        ahead: deque[Future[_Group]] = deque()
-        try:
-            for group in self._groups(keys):
-                ahead.append(self._ask(group))
-                if len(ahead) == SLOTS:
+        groups = self._gathered(keys) if self._reader.way.group_bytes else self._staged(keys)
+        with contextlib.closing(groups):
+            ahead: deque[_Group] = deque()
+            while isinstance(came := _next(groups), _Group):
+                ahead.append(came)
+                if len(ahead) > AHEAD:
                     yield from self._hand_over(ahead.popleft())
             while ahead:
                 yield from self._hand_over(ahead.popleft())
-        finally:
-            for asked in ahead:
-                if not asked.cancel():
-                    asked.exception()
+            if came is not None:  # the consumer gets an error after the batches before it
+                raise came
 
-    def _groups(self, keys: Iterator[Key]) -> Iterator[list[Key]]:
-        """Batches that one call reads: several of an epoch where a way gathers, one where it stages."""
-        batch_bytes = self.plan.batch_size * int(np.prod(self.shape))
-        size = max(1, GROUP_BYTES // batch_bytes) if self._reader.way.grouped else 1
-        group: list[Key] = []
-        for key in keys:
-            group.append(key)
-            if len(group) == size:
-                yield group
-                group = []
-        if group:
-            yield group
-
-    def _ask(self, group: list[Key]) -> Future[_Group]:
-        if not self._reader.way.grouped:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(self.plan.workers or STAGING_THREADS, "loadstone stream")
-            return self._threads.submit(self._read, group)
-        done: Future[_Group] = Future()
-        done.set_result(self._read(group))
-        return done
-
-    def _read(self, keys: list[Key]) -> _Group:
+    def _staged(self, keys: Iterator[Key]) -> Generator[_Group, None, None]:
+        """Each batch by a copy of what threads read into pinned memory."""
         gpu = self._reader.gpu
-        indices = np.concatenate([key.indices for key in keys])
-        draws = Draws(self.plan.seed, keys[0].epoch, self.plan.training)
-        with gpu.beside():
-            images = gpu.empty((len(indices), *self.shape))
-            step = 1 if self.plan.fetch == "item" else len(indices)
-            for start in range(0, len(indices), step):
-                self._reader.read(indices[start : start + step], images[start : start + step], draws)
-            labels = gpu.upload(self._reader.labels_at(indices))
-            return _Group(images, labels, keys, gpu.mark())
+        if self._staging is None:
+            pinned = self._reader.gpu.device.type != "cpu"
+            reader = MmapReader(self._reader.store, self._reader.split)
+            self._staging = ThreadsEngine(reader, self.shape, dataclasses.replace(self.plan, pin_memory=pinned))
+        with contextlib.closing(self._staging.epoch(keys)) as batches:
+            for batch in batches:
+                with gpu.beside():
+                    images = batch.images.permute(0, 2, 3, 1).to(gpu.device, non_blocking=True)
+                    labels = batch.labels.to(gpu.device, non_blocking=True)
+                    mark = gpu.mark()
+                # Torch's allocator gives pinned memory away again only when the copies from it are done.
+                yield _Group(images, labels, [Key(0, batch.indices)], mark)
 
-    def _hand_over(self, asked: Future[_Group]) -> Iterator[Batch]:
-        images, labels, keys, mark = asked.result()
-        self._reader.gpu.join(mark, images, labels)
-        start = 0
-        for key in keys:
-            end = start + len(key.indices)
-            yield Batch(images[start:end].permute(0, 3, 1, 2), labels[start:end], key.indices)
-            start = end
+    def _gathered(self, keys: Iterator[Key]) -> Generator[_Group, None, None]:
+        """Several batches by one gather of the device."""
+        batch_bytes = self.plan.batch_size * int(np.prod(self.shape))
+        size = max(1, self._reader.way.group_bytes // batch_bytes)
+        if self._augment is not None and self._cut is None:
+            device = self._reader.gpu.device
+            self._draw, self._cut = Drawer(self._augment, device), Cutter(self._augment, self.shape[:2], device)
+        for block in self._blocks(keys):
+            for start in range(0, len(block.keys), size):
+                yield self._gather(block, start, size)
+
+    def _blocks(self, keys: Iterator[Key]) -> Iterator[_Block]:
+        gpu = self._reader.gpu
+        while some := list(islice(keys, max(1, BLOCK // self.plan.batch_size))):
+            indices = np.concatenate([key.indices for key in some])
+            check_bounds(indices, len(self._reader))
+            with gpu.beside():
+                places, labels = gpu.upload(np.stack((indices, self._reader.labels_at(indices)))).unbind(0)
+                drawn = self._draw(places, self.plan.seed, some[0].epoch) if self._draw else None
+            yield _Block(some, places, labels, drawn)
+
+    def _gather(self, block: _Block, first: int, size: int) -> _Group:
+        """``size`` batches of a block, from batch ``first`` on."""
+        gpu, keys = self._reader.gpu, block.keys[first : first + size]
+        begin = first * self.plan.batch_size
+        end = begin + sum(len(key.indices) for key in keys)
+        with gpu.beside():
+            images, places = gpu.empty((end - begin, *self.shape)), block.places[begin:end]
+            for part in self._calls(len(images)):
+                self._reader.way.gather(places[part], images[part])
+            if self._cut is not None and block.drawn is not None:
+                images = self._cut(images, block.drawn[:, begin:end])
+            return _Group(images, block.labels[begin:end], keys, gpu.mark())
+
+    def _calls(self, count: int) -> Iterator[slice]:
+        """What one call reads of ``count`` pictures: all, or by ``item`` one."""
+        step = 1 if self.plan.fetch == "item" else max(1, count)
+        return (slice(start, start + step) for start in range(0, count, step))
+
+    def _hand_over(self, group: _Group) -> Iterator[Batch]:
+        self._reader.gpu.join(group.mark, group.images, group.labels)
+        # Only the last batch of an epoch may be smaller.
+        size = len(group.keys[0].indices)
+        images, labels = torch.split(group.images.permute(0, 3, 1, 2), size), torch.split(group.labels, size)
+        for picture, label, key in zip(images, labels, group.keys, strict=True):
+            yield Batch(picture, label, key.indices)
 
     def close(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
+        if self._staging is not None:
+            self._staging.close()
+            self._staging = None
         super().close()
+
+
+def _next(groups: Iterator[_Group]) -> _Group | Exception | None:
+    """What comes next: a group, an error in its place, or nothing."""
+    try:
+        return next(groups, None)
+    except Exception as error:
+        return error

@@ -16,19 +16,22 @@ import torch
 
 from datasets.errors import Unavailable
 from loaders import gpu
+from loaders.augment import Augment
+from loaders.backends.gpu_mmap import BUS_GROUP_BYTES
 from loaders.backends.mmap import MmapReader, MmapStore
-from loaders.engines.stream import GROUP_BYTES
 from loaders.feed import Feed, FeedStore, Promise
 from loaders.gpu import CudaGpu, Gpu
 from loaders.manifest import Content
 from loaders.order import Indices
 from loaders.store import Availability
+from loaders.tensor_augment import Cutter
 
 if TYPE_CHECKING:
     from loaders.engine import Batch, Key, Plan
 
 PADDING = 4  # He et al. 2016, section 4.2, for 32 x 32 pictures
 AHEAD = 2  # copies under way, so that one follows the other
+CUT = 1 << 14  # pictures that are cropped at once: the index of an epoch's pixels would take more than its pictures
 
 
 class _GpuStore(MmapStore, FeedStore):
@@ -89,11 +92,11 @@ class GpuCopyFeed(_GpuFeed):
         return self._pinned()
 
     def batches(self, asked: Key) -> Iterator[Batch]:
-        held = np.sort(asked.indices)
-        if int(held[-1]) - int(held[0]) + 1 != len(held):
+        if len(asked.indices) != len(self._reader):
             raise Unavailable(self.store.name, "it copies whole splits", "leave out limit")
+        held = np.arange(len(asked.indices))
         batch_bytes = self.plan.batch_size * int(np.prod(self.shape))
-        size = self.plan.batch_size * max(1, GROUP_BYTES // batch_bytes)
+        size = self.plan.batch_size * max(1, BUS_GROUP_BYTES // batch_bytes)
         under_way: deque[tuple[Batch, Any]] = deque()
         for start in range(0, len(held), size):
             under_way.append(self._copied(held[start : start + size]))
@@ -136,44 +139,34 @@ class GpuArrayStore(_GpuStore):
 
 
 class GpuArrayFeed(_GpuFeed):
-    """Padded once; cropped, mirrored and put in order once an epoch; then cut into batches."""
+    """Framed once; cropped, mirrored and put in order once an epoch by one index; then cut into batches.
+
+    It draws by the GPU's own generator, and waits for nothing.
+    """
 
     path_taken = "an array on the GPU, augmented by the epoch"
 
     def _made(self) -> torch.Tensor:
         pictures = self._pinned().to(self._gpu.device)
-        count, height, width, channels = pictures.shape
-        padded = pictures.new_zeros((count, height + 2 * PADDING, width + 2 * PADDING, channels))
-        padded[:, PADDING:-PADDING, PADDING:-PADDING] = pictures
-        return padded
+        augment = Augment((PADDING, PADDING), (0,) * self.shape[2])
+        self._sides, self._cutter = augment.sides, Cutter(augment, self.shape[:2], self._gpu.device)
+        return self._cutter.framed(pictures)
 
     def batches(self, asked: Key) -> Iterator[Batch]:
         from loaders.engine import Batch
 
-        order = self._gpu.upload(asked.indices)
-        labels = self._gpu.upload(self._reader.labels_at(asked.indices))
-        padded = self.loader[order]
-        images = _augmented(padded) if self.plan.training else padded[:, PADDING:-PADDING, PADDING:-PADDING]
-        size = self.plan.batch_size
-        for start in range(0, len(order), size):
-            part = slice(start, start + size)
-            yield Batch(images[part].permute(0, 3, 1, 2), labels[part], asked.indices[part])
+        framed, size = self.loader, self.plan.batch_size
+        order, labels = self._gpu.upload(np.stack((asked.indices, self._reader.labels_at(asked.indices)))).unbind(0)
+        for start in range(0, len(order), size * max(1, CUT // size)):
+            part = slice(start, start + size * max(1, CUT // size))
+            images = torch.split(self._cropped(framed, order[part]).permute(0, 3, 1, 2), size)
+            for number, (picture, label) in enumerate(zip(images, torch.split(labels[part], size), strict=True)):
+                begin = start + number * size
+                yield Batch(picture, label, asked.indices[begin : begin + size])
 
-
-def _augmented(padded: torch.Tensor) -> torch.Tensor:
-    """Every picture of uint8 (n, H, W, C) cut at a place of its own, and every other one mirrored."""
-    mirrored = torch.rand(len(padded), device=padded.device) < 0.5
-    # Rows, then columns: 9 passes each instead of one for each of 81 places.
-    cropped = _cut(_cut(padded, 1), 2)
-    return torch.where(mirrored.view(-1, 1, 1, 1), cropped.flip(2), cropped)
-
-
-def _cut(padded: torch.Tensor, axis: int) -> torch.Tensor:
-    """``padded`` less its padding along an axis, each picture from a start of its own: a mask for each start."""
-    size = padded.shape[axis] - 2 * PADDING
-    starts = torch.randint(0, 2 * PADDING + 1, (len(padded),), device=padded.device)
-    out = padded.narrow(axis, 0, size).clone()
-    for start in range(1, 2 * PADDING + 1):
-        mask = starts == start
-        out[mask] = padded.narrow(axis, start, size)[mask]
-    return out
+    def _cropped(self, framed: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        if not self.plan.training:
+            centre = torch.tensor([[PADDING], [PADDING], [0]], device=which.device)
+            return self._cutter.cut(framed, which, centre.expand(3, len(which)))
+        drawn = torch.stack([torch.randint(side, (len(which),), device=which.device) for side in self._sides])
+        return self._cutter.cut(framed, which, drawn)

@@ -15,7 +15,8 @@ import torch
 
 from bench import machine
 from datasets.errors import Unavailable
-from loaders import versions
+from loaders import gpu, versions
+from loaders.store import Availability
 
 
 def test_the_environment_is_plain_json(tmp_path: Path) -> None:
@@ -81,17 +82,29 @@ def test_versions_are_those_installed() -> None:
 def test_a_gpu_is_used_where_torch_can(
     card: str, usable: bool, asked: str | None, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A card whose driver torch can't use is as good as none; and what was asked for is taken."""
+    """A card that torch can't use is as good as none, and it is said why; and what was asked for is taken."""
     monkeypatch.setattr(machine, "gpu", lambda: card)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
-    assert machine.device(asked) == found
+    monkeypatch.setattr(gpu, "availability", lambda: Availability(usable, "" if usable else "the driver is too old"))
+    said: list[str] = []
+    assert machine.device(asked, said.append) == found
+    assert ["the driver is too old" in words for words in said] == [True] * (card == "H100" and not usable)
 
 
 def test_a_gpu_that_was_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training on the CPU instead would be another measurement."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Unavailable, match="--device cpu"):
-        machine.device("cuda")
+        machine.device("cuda", print)
+
+
+def test_a_card_without_the_driver_s_files_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Sandboxes and WSL2 show a device node only; where there is none, there is no card."""
+    (tmp_path / "dxg").touch()
+    monkeypatch.setattr(machine, "NODES", (str(tmp_path / "dxg"),))
+    assert machine.gpu()
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(machine, "NODES", (str(tmp_path / "none"),))
+        assert not machine.gpu()
 
 
 @pytest.mark.parametrize(("own", "then"), [(None, "passive"), ("active", "active")])

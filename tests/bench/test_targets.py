@@ -128,7 +128,14 @@ def test_an_experiment_keeps_its_targets() -> None:
     [
         (("at_least = 0.9", ""), "at_least"),
         (("at_least = 0.9", "at_least = 0.9\nunder = 1.0"), "at_least"),
-        (('over = {backend = "mmap", workers = 0}', ""), "comparison"),
+        (('"images_per_second"\n', '"accuracy"\n'), "no over"),
+        (
+            (
+                '"images_per_second"\ncell = {backend = "hdf5"}\nover = {backend = "mmap", workers = 0}',
+                '"pack_speed"\ncell = {}',
+            ),
+            "comparison",
+        ),
         (('cell = {backend = "hdf5"}', 'cell = {bakend = "hdf5"}'), "backend"),
         (('"images_per_second"', '"speed"'), "images_per_second"),
         (("at_least = 0.9", "at_most = 0.9"), "at_most"),

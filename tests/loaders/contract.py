@@ -383,9 +383,9 @@ def _assert_epoch(subject: Subject, batches: Sequence[Any], epoch: int, which: s
     wanted = order.order(23, 5, epoch)
     draws = Draws(seed=5, epoch=epoch, training=True)
     assert_equal(np.concatenate([batch.indices for batch in batches]), wanted, f"{which}: order")
-    labels = np.concatenate([batch.labels.numpy() for batch in batches])
+    labels = np.concatenate([batch.labels.cpu().numpy() for batch in batches])
     assert_equal(labels, np.array(subject.expected.labels["train"])[wanted], f"{which}: labels")
-    images = np.concatenate([batch.images.permute(0, 2, 3, 1).numpy() for batch in batches])
+    images = np.concatenate([batch.images.permute(0, 2, 3, 1).cpu().numpy() for batch in batches])
     assert_equal(images, subject.expected.batch("train", list(wanted), draws), f"{which}: pictures")
 
 

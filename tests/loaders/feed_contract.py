@@ -51,7 +51,9 @@ class Epoch(NamedTuple):
 
 def epoch(batches: Iterator[Any] | Loader) -> Epoch:
     """Deliver an epoch."""
-    held = [(b.images.permute(0, 2, 3, 1).numpy().copy(), b.labels.numpy().copy(), b.indices.copy()) for b in batches]
+    held = [
+        (b.images.permute(0, 2, 3, 1).cpu().numpy().copy(), b.labels.cpu().numpy().copy(), b.indices.copy()) for b in batches
+    ]
     images, labels, indices = (np.concatenate([batch[part] for batch in held]) for part in range(3))
     return Epoch(images, labels, indices, [len(batch[1]) for batch in held])
 

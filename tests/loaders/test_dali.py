@@ -21,7 +21,7 @@ from loaders.store import Store
 from tests.loaders.conftest import Packed
 from tests.loaders.contract import in_child
 from tests.loaders.sources import SIDE, Expected, expected
-from train.augment import pad_crop_flip
+from train.augment import PadCropFlip
 
 SIZED = {
     "raw": expected("raw"),
@@ -98,14 +98,15 @@ def augment_of(kind: str) -> Augment:
 def test_fused_augmentation_is_torch_s(kind: str, packed: Packed) -> None:
     """The pipeline crops, pads and mirrors as ``train.augment`` does, bit for bit, epoch after epoch."""
     store, augment = packed("dali", kind, (SIZED | DIFFERING)[kind]), augment_of(kind)
-    fill = torch.tensor(augment.fill, dtype=torch.uint8)
+    shape = store.content.shape or (SIDE, SIDE)
+    crop = PadCropFlip(augment, (shape[0], shape[1]), 5, torch.device("cpu"))
     with (
         loader(store, batch_size=8, seed=5, image_size=SIDE) as plain,
         loader(fused(store), batch_size=8, seed=5, image_size=SIDE, augment=augment) as batches,
     ):
         for epoch in (0, 1):
             for batch, bare in zip(batches, plain, strict=True):
-                wanted = pad_crop_flip(bare.images, bare.indices, augment, seed=5, epoch=epoch, fill=fill)
+                wanted = crop(bare.images, bare.indices, epoch)
                 assert not torch.equal(batch.images, bare.images)
                 assert torch.equal(batch.images, wanted)
         assert "augmented in the pipeline" in batches.path_taken

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from datasets.errors import DeviceRefused, PathRefused, SampleCorrupt, Unavailable
-from loaders import loader
+from loaders import gpu, loader
+from loaders.augment import Augment
 from loaders.backends import gpu_mmap
-from loaders.backends.gpu_mmap import GpuMmapReader, Ring, populated
-from loaders.codec import Pixels
+from loaders.backends.gpu_mmap import Gathered, populate
 from loaders.engines import stream
 from loaders.gpu import CudaGpu
+from loaders.mapping import map_bytes
 from loaders.order import Draws
 from loaders.pack import pack
 from loaders.registry import availability
@@ -26,6 +27,7 @@ from tests.loaders.conftest import Packed
 from tests.loaders.contract import Elsewhere, Subject
 from tests.loaders.fake_gpu import ProcessGpu, ProcessStore
 from tests.loaders.sources import expected
+from train.augment import PadCropFlip
 
 KINDS = {
     "raw": expected("raw"),
@@ -33,7 +35,13 @@ KINDS = {
     "png": expected("png"),
     "jpeg-differing": expected("jpeg", differing=True),
 }
-WAYS = [("resident", "raw"), ("zero_copy", "raw"), ("zero_copy", "raw-grey"), *(("staged", kind) for kind in KINDS)]
+WAYS = [
+    ("resident", "raw"),
+    ("fused", "raw"),
+    ("zero_copy", "raw"),
+    ("zero_copy", "raw-grey"),
+    *(("staged", kind) for kind in KINDS),
+]
 DRAWS = Draws(seed=5, epoch=2, training=True)
 
 
@@ -162,56 +170,77 @@ def test_a_forked_child_leaves_its_parent_s_registrations(packed: Packed, device
     reader.close()
 
 
-def test_a_file_is_mapped_shared_and_populated(tmp_path: Path) -> None:
+def test_a_file_is_mapped_shared(tmp_path: Path) -> None:
     """What is registered is the file's own pages: a change of the file shows."""
     file = tmp_path / "data"
     file.write_bytes(b"\1" * 5000)
-    data = populated(file)
+    data, _ = map_bytes(file)
+    populate(data[:3000])
     assert not data.flags.writeable
     with file.open("r+b") as handle:
         handle.write(b"\7")
     assert data[0] == 7
 
 
-# The ring.
+@pytest.mark.parametrize(("path", "times"), [("zero_copy", 1), ("resident", 0), ("staged", 0)])
+def test_only_what_is_registered_is_read_whole(
+    path: str, times: int, packed: Packed, device: ProcessGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A staged file may be larger than memory: to bring it all in would push out everything else."""
+    asked: list[int] = []
+    monkeypatch.setattr(gpu_mmap, "populate", lambda data: asked.append(data.nbytes))
+    with contextlib.closing(store(packed, path=path).reader("train")) as reader:
+        assert reader.path_taken.startswith(path)
+    assert len(asked) == times
 
 
-def test_a_slot_is_filled_again_only_after_its_copy(device: ProcessGpu) -> None:
-    """The next user of a slot waits for the mark that its last user left, and memory is pinned once."""
-    ring = Ring(device, 2)
-    for number in range(5):
-        with ring.slot((3, 2)) as slot:
-            slot.fill_(number)
-    assert [what for what in device.log if what[0] == "pinned"] == [("pinned", 6), ("pinned", 6)]
-    assert [what[1] for what in device.log if what[0] == "settle"] == [1, 2, 3]
-    assert [what[:2] for what in device.log if what[0] in ("mark", "settle")] == [
-        ("mark", 1),
-        ("mark", 2),
-        ("settle", 1),
-        ("mark", 3),
-        ("settle", 2),
-        ("mark", 4),
-        ("settle", 3),
-        ("mark", 5),
-    ]
+def test_payloads_need_no_gpu(packed: Packed, device: ProcessGpu) -> None:
+    """What was packed can be verified on a machine without one."""
+    with contextlib.closing(store(packed).reader("train")) as reader:
+        assert bytes(reader.payloads(np.array([5]))[0]) == KINDS["raw"].payloads["train"][5]
+    assert not device.log
 
 
-def test_a_slot_grows_and_survives_an_error(device: ProcessGpu) -> None:
-    """A larger batch gets a larger slot; a batch that can't be read gives its slot back."""
-    ring = Ring(device, 1)
-    with pytest.raises(ValueError, match="unreadable"), ring.slot((1, 4)):
-        raise ValueError("unreadable")
-    with ring.slot((2, 4)) as slot:
-        assert slot.shape == (2, 4)
-    with ring.slot((1, 4)) as slot:
-        assert slot.shape == (1, 4)
-    assert [what for what in device.log if what[0] == "pinned"] == [("pinned", 4), ("pinned", 8)]
+# Cropping and mirroring on the device.
+
+
+def test_fused_batches_are_those_that_training_would_make(packed: Packed, device: ProcessGpu) -> None:
+    """By the same draws, in both epochs, whatever batch a picture falls into; evaluation gets its pictures as they are."""
+    augment = Augment((2, 1), (9, 8, 7))
+    by_training = PadCropFlip(augment, (12, 10), 5, torch.device("cpu"))
+    with (
+        loader(store(packed, path="fused"), batch_size=4, seed=5, augment=augment) as fused,
+        loader(store(packed, path="resident"), batch_size=4, seed=5) as bare,
+    ):
+        assert fused.path_taken.startswith("fused")
+        for epoch in (0, 1):
+            for ours, plain in zip(fused, bare, strict=True):
+                assert np.array_equal(ours.indices, plain.indices)
+                assert torch.equal(ours.labels, plain.labels)
+                assert torch.equal(ours.images, by_training(plain.images, plain.indices, epoch))
+    with loader(store(packed, path="fused"), "val", batch_size=4, augment=augment) as fused:
+        images = torch.cat([batch.images for batch in fused]).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(images, np.stack(KINDS["raw"].pictures["val"]))
+
+
+def test_blocks_and_groups_change_nothing(packed: Packed, device: ProcessGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many batches are gathered, and how many indices are uploaded at once, shows in no batch."""
+    augment = Augment((2, 2), (0, 0, 0))
+
+    def read() -> list[torch.Tensor]:
+        with loader(store(packed, path="fused"), batch_size=4, seed=5, augment=augment) as batches:
+            return [part for batch in batches for part in (batch.images.clone(), batch.labels)]
+
+    whole = read()
+    monkeypatch.setattr(stream, "BLOCK", 12)
+    monkeypatch.setattr(gpu_mmap, "GPU_GROUP_BYTES", 2 * 4 * 12 * 10 * 3)
+    assert all(torch.equal(one, other) for one, other in zip(whole, read(), strict=True))
 
 
 # The engine.
 
 
-@pytest.mark.parametrize("path", ["resident", "zero_copy", "staged"])
+@pytest.mark.parametrize("path", ["resident", "zero_copy", "staged", "fused"])
 def test_batches_are_made_beside_and_joined(path: str, packed: Packed, device: ProcessGpu) -> None:
     """Every batch is read on the side stream; the training stream waits for its mark, and for none other, before it has it."""
     with loader(store(packed, path=path), batch_size=4, seed=1) as batches:
@@ -220,6 +249,7 @@ def test_batches_are_made_beside_and_joined(path: str, packed: Packed, device: P
         marks = {what[1]: what[2] for what in device.log if what[0] == "mark"}
         joins = [what for what in device.log if what[0] == "join"]
         assert set(marks.values()) == {"side"}
+        assert len(marks) >= (2 if path == "staged" else 1)
         assert len(joins) == 1
         assert joins[0][1] in marks
         assert joins[0][2] == 2
@@ -228,15 +258,15 @@ def test_batches_are_made_beside_and_joined(path: str, packed: Packed, device: P
 
 def test_batches_are_read_ahead(packed: Packed, device: ProcessGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the first batch is handed over, the next ones have been asked for; gathers of several batches are one."""
-    monkeypatch.setattr(stream, "GROUP_BYTES", 2 * 4 * 12 * 10 * 3)
+    monkeypatch.setattr(gpu_mmap, "BUS_GROUP_BYTES", 2 * 4 * 12 * 10 * 3)
     asked: list[int] = []
-    read = GpuMmapReader.read
+    gather = Gathered.gather
 
-    def noted(self: GpuMmapReader, indices: np.ndarray, out: Pixels | torch.Tensor, draws: Draws) -> None:
-        asked.append(len(indices))
-        read(self, indices, out, draws)
+    def noted(self: Gathered, places: torch.Tensor, out: torch.Tensor) -> None:
+        asked.append(len(places))
+        gather(self, places, out)
 
-    monkeypatch.setattr(GpuMmapReader, "read", noted)
+    monkeypatch.setattr(Gathered, "gather", noted)
     with loader(store(packed, path="zero_copy"), batch_size=4, seed=1) as batches:
         epoch = iter(batches)
         first = next(epoch)
@@ -315,6 +345,41 @@ def _cuda_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 DATA = np.zeros((4, 8), np.uint8)
 
 
+def test_memory_that_torch_keeps_unused_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store opened for the second time finds what the first reader gave back to torch's allocator."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 20)
+    assert CudaGpu().free_bytes() == 150
+
+
+@pytest.mark.parametrize(
+    ("capability", "usable"),
+    [((9, 0), True), ((8, 0), True), ((8, 9), True), ((7, 5), True), ((7, 0), False), ((6, 1), False), ((12, 1), True)],
+)
+def test_a_card_without_kernels_is_unavailable(
+    capability: tuple[int, int], usable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch says that a device is there, and every run on it would die: better a row with the reason."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a", "sm_90", "sm_120", "compute_120"])
+    found = gpu.availability()
+    assert found.ok == usable
+    assert usable or f"{capability[0]}.{capability[1]}" in found.reason
+
+
+def test_a_driver_that_is_too_old_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch warns of once stands in the reason."""
+
+    def refuse() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    assert "too old" in gpu.availability().reason
+
+
 @pytest.mark.usefixtures("_cuda_is_quiet")
 def test_registering_asks_for_read_only_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file's mapping registers as read-only and mapped, or not at all."""
@@ -371,7 +436,7 @@ def test_without_a_gpu_it_says_so(packed: Packed) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("path", ["resident", "zero_copy", "staged"])
+@pytest.mark.parametrize("path", ["resident", "zero_copy", "staged", "fused"])
 def test_a_gpu_delivers_an_epoch(path: str, packed: Packed) -> None:
     """Batches are born on the GPU, with the pictures and labels of the order asked for."""
     sound = packed("gpu_mmap", "raw", KINDS["raw"])

@@ -8,10 +8,11 @@ import torch
 
 from loaders.augment import Augment
 from loaders.order import Draw, Indices, uniform
-from train.augment import mean_level, normalise, pad_crop_flip
+from train.augment import Normaliser, PadCropFlip, mean_level
 
 SIZES = [(32, 32), (12, 20)]
 SEED, EPOCH = 11, 3
+CPU = torch.device("cpu")
 
 
 def pictures(count: int, size: tuple[int, int], channels: int) -> torch.Tensor:
@@ -22,7 +23,7 @@ def pictures(count: int, size: tuple[int, int], channels: int) -> torch.Tensor:
 def augmented(images: torch.Tensor, indices: Indices, padding: tuple[int, int], *, epoch: int = EPOCH) -> torch.Tensor:
     fill = torch.arange(100, 100 + images.shape[1], dtype=torch.uint8)
     asked = Augment(padding, tuple(fill.tolist()))
-    return pad_crop_flip(images, indices, asked, seed=SEED, epoch=epoch, fill=fill)
+    return PadCropFlip(asked, (images.shape[2], images.shape[3]), SEED, CPU)(images, indices, epoch)
 
 
 def one_at_a_time(images: torch.Tensor, indices: Indices, padding: tuple[int, int]) -> torch.Tensor:
@@ -79,9 +80,8 @@ def test_every_place_and_both_sides_are_drawn() -> None:
 def test_without_flip_nothing_is_mirrored() -> None:
     """A protocol that does not mirror gets its pictures as they are."""
     images = pictures(20, (8, 8), 3)
-    fill = torch.zeros(3, dtype=torch.uint8)
     asked = Augment((0, 0), (0, 0, 0), flip=False)
-    same = pad_crop_flip(images, np.arange(20), asked, seed=SEED, epoch=EPOCH, fill=fill)
+    same = PadCropFlip(asked, (8, 8), SEED, CPU)(images, np.arange(20), EPOCH)
     assert torch.equal(same, images)
 
 
@@ -92,8 +92,8 @@ def test_what_the_model_gets_is_channels_last(padding: tuple[int, int], size: tu
     """Float32 in the layout that convolutions are fastest in, and the batch's own bytes untouched."""
     images = pictures(5, size, channels)
     before = images.clone()
-    half = torch.full((channels,), 0.5)
-    out = normalise(augmented(images, np.arange(5), padding), half, half)
+    half = (0.5,) * channels
+    out = Normaliser(half, half, CPU)(augmented(images, np.arange(5), padding))
     assert out.dtype == torch.float32
     assert out.shape == images.shape
     assert out.stride() == images.stride()
@@ -107,12 +107,12 @@ def test_normalise_is_its_formula(channels: int) -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, channels).permute(0, 3, 1, 2)
     mean, std = np.array([0.485, 0.456, 0.406])[:channels], np.array([0.229, 0.224, 0.225])[:channels]
     expected = (images.numpy() / 255 - mean[:, None, None]) / std[:, None, None]
-    got = normalise(images, torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
+    got = Normaliser(mean.tolist(), std.tolist(), CPU)(images)
     np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-6)
 
 
 def test_padding_is_zero_after_normalisation() -> None:
     """The colour that crops are padded with is the mean's, within half a level: He's zero after mean subtraction."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    level = torch.tensor(mean_level(mean.tolist()), dtype=torch.uint8).view(1, 3, 1, 1)
-    assert normalise(level, mean, std).abs().max() <= 0.5 / 255 / 0.224 + 1e-6
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    level = torch.tensor(mean_level(mean), dtype=torch.uint8).view(1, 3, 1, 1)
+    assert Normaliser(mean, std, CPU)(level).abs().max() <= 0.5 / 255 / 0.224 + 1e-6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -66,27 +66,37 @@ def world() -> World:
 
 
 def on_cpu(world: World, batches: Iterator[int], copy: float = 0.0, step: float = 0.0) -> EpochTimes:
-    def run(images: int) -> int:
-        world.work(step)
-        return images
-
-    def place(images: int) -> int:
-        world.work(copy)
-        return images
-
-    return time_epoch(batches, place, run, world.cpu)
+    return timed(batches, world.cpu, lambda: world.work(copy), lambda: world.work(step))
 
 
 def on_gpu(world: World, batches: Iterator[int], copy: float, step: float) -> EpochTimes:
-    def run(images: int) -> int:
-        world.ask(step)
-        return images
+    return timed(batches, world.gpu, lambda: world.ask(copy), lambda: world.ask(step))
 
-    def place(images: int) -> int:
-        world.ask(copy)
-        return images
 
-    return time_epoch(batches, place, run, world.gpu)
+def timed(batches: Iterator[int], clock: Clock, copy: Callable[[], None], step: Callable[[], None]) -> EpochTimes:
+    def place(images: int) -> list[int]:
+        copy()
+        return [images]
+
+    def run(placed: list[int]) -> int:
+        step()
+        return placed[0]
+
+    return time_epoch(batches, place, run, clock)
+
+
+def test_a_batch_that_is_there_already_is_not_copied(world: World) -> None:
+    """One that is its own placed batch sets no mark for it: marks cost as much as a small batch."""
+    marks: list[Instant] = []
+
+    def mark() -> Instant:
+        marks.append(world.mark())
+        return marks[-1]
+
+    clock = Clock(now=lambda: world.now, sync=world.sync, mark=mark)
+    times = time_epoch(world.batches(1, 1), lambda batch: batch, lambda images: images, clock)
+    assert times.copy == 0
+    assert len(marks) == 1 + 2 * 2
 
 
 def same(times: EpochTimes, total: float, wait: float, copy: float, step: float) -> bool:

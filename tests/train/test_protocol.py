@@ -21,6 +21,7 @@ OTHER: dict[str, Any] = {
     "val_limit": 7,
     "precision": "bfloat16",
     "compiled": True,
+    "graphed": True,
     "augmented_load": True,
     "loss": "hinge",
 }
