@@ -26,7 +26,7 @@ KINDS: dict[str, Expected] = {
 
 
 # A GPU decodes nothing by itself: asked for by name, these refuse what is not raw and of one size.
-GATHERED = ("gpu_mmap:resident", "gpu_mmap:zero_copy")
+GATHERED = ("gpu_mmap:fused", "gpu_mmap:resident", "gpu_mmap:zero_copy")
 
 
 def pairs() -> Iterator[tuple[str, str]]:
