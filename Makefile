@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready
 
-.PHONY: bench test check format reference readme clean
+.PHONY: bench test check format reference readme wheelhouse clean
 
 # The table in minutes. Options go in ARGS: make bench ARGS='--dataset cifar10 --rounds 5'
 bench: $(READY)
@@ -31,6 +31,10 @@ reference: $(READY)
 # Put the committed run's table into the README, as the program made it.
 readme: $(READY)
 	$(VENV)/bin/python docs/readme.py
+
+# Wheels for a machine without a network that has PyTorch: make wheelhouse FOR=3.12; docs/gpu.md has the steps there.
+wheelhouse: $(READY)
+	$(VENV)/bin/python docs/wheelhouse.py --to wheelhouse $(if $(FOR),--python $(FOR)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

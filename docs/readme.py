@@ -11,6 +11,7 @@ PLACES = {
     "README.md": "results/reference/table.md",
     "docs/method.md": "results/calibration/calibration.md",
     "docs/speed.md": "results/speed/targets.md",
+    "docs/gpu.md": "results/gpu/targets.md",
 }
 FIRST_TABLES = 2  # of those in the README: one network on both data sets; the others stand beside the records
 

@@ -61,7 +61,7 @@ def execute(name: str | None, place: Place, options: Options) -> int:
     chosen = _resumed(name, options) if options.resume is not None else choose(_named(name), options)
     check_names(chosen)
     if options.dry_run:
-        _show_cells(console, chosen)
+        _show_cells(console, chosen, options)
         return 0
     if options.out is not None and (options.out / RUNS).exists():
         raise UsageError(f"{options.out} holds the records of another run; name another folder with --out, or say --resume")
@@ -266,10 +266,11 @@ def _numbered(parent: Path, stem: str) -> Path:
             return parent / f"{stem}-{number}"
 
 
-def _show_cells(console: Console, chosen: Experiment) -> None:
+def _show_cells(console: Console, chosen: Experiment, options: Options) -> None:
     for cell in chosen.cells:
         limit = f", {cell.limit:,} images" if cell.limit else ""
         console.print(f"{cell.label}  ({cell.protocol}{limit})")
     runs = len(chosen.cells) * chosen.rounds
-    about = duration(estimate.seconds(chosen, machine.cores()))
+    device = options.device or chosen.device or machine.device(None, console.print)
+    about = duration(estimate.seconds(chosen, machine.cores(), device))
     console.print(f"{len(chosen.cells)} cells, {chosen.rounds} rounds: {runs} runs, about {about} once the stores are packed")

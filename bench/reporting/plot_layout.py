@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.artist import Artist
@@ -13,6 +14,7 @@ from bench.reporting.summary import Row
 from bench.reporting.wording import Setting
 
 _WIDTH, _SINGLE_WIDTH = 7.0, 5.2  # inches, of a printed page
+_TITLE_LETTERS = 50  # of a panel's title, a line
 Panels = Sequence[Sequence[Row]]
 Legend = Sequence[tuple[Artist, str]]
 
@@ -37,7 +39,7 @@ def grid(panels: Panels, height: float, title: str, foot: str, legend: Legend = 
     page = sheet(len(panels), columns, (width, height), title, foot, legend)
     titles = _titles(panels)
     for axes, text in zip(page.panels, titles, strict=True):
-        axes.set_title(text)
+        axes.set_title(textwrap.fill(text, _TITLE_LETTERS))
     return page
 
 

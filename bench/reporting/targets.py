@@ -56,7 +56,7 @@ def _finding(target: Target, runs: Sequence[Runs]) -> Finding:
         return Finding(target, reason=one)
     values = figure.value(one)
     if not target.over:
-        return _found(target, list(values.values()), stats.mean_interval(list(values.values())), one)
+        return _found(target, list(values.values()), figure.mean(list(values.values())), one)
     other = _best(target.over, runs, figure)
     if isinstance(other, str):
         return Finding(target, reason=other, cell=one.cell)
@@ -84,11 +84,17 @@ class _Figure:
     of: Callable[[Record], float | None]
     higher_is_better: bool = True
     once: bool = False  # the same in every run: packing is done once a store
+    mean: Callable[[Sequence[float]], Interval] = stats.mean_interval
 
     def value(self, one: Runs) -> Values:
         """The figure of every run that has it, by round."""
         found = {number: self.of(record) for number, record in one.ok.items()}
         return {number: value for number, value in found.items() if value is not None}
+
+
+def _geometric(values: Sequence[float]) -> Interval:
+    """A rate is never negative, nor is its interval."""
+    return stats.ratio_interval(values, [1.0] * len(values))
 
 
 def _images_per_second(record: Record) -> float | None:
@@ -106,7 +112,7 @@ def _pack_speed(record: Record) -> float | None:
 
 
 _FIGURES = {
-    "images_per_second": _Figure(_images_per_second),
+    "images_per_second": _Figure(_images_per_second, mean=_geometric),
     "images_per_second_per_worker": _Figure(_per_worker),
     "epoch_seconds": _Figure(lambda record: record.epoch_seconds, higher_is_better=False),
     "loading_cost": _Figure(lambda record: record.epoch_seconds, higher_is_better=False),

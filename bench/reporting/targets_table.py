@@ -48,7 +48,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     return (
         target.name,
         target.bound,
-        f"{finding.median:.3g}",
+        f"{finding.median:,.0f}" if finding.median >= 1000 else f"{finding.median:.3g}",
         numbers.interval(finding.interval),
         str(finding.rounds),
         verdict,

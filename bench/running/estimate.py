@@ -18,25 +18,34 @@ TRAINING = {
     "densenet121": 15,
 }
 MEASURED_CORES = 2
+# The same on one H100, in bfloat16, steps as graphs, in batches of 512 and of 128 (docs/gpu.md); other models in proportion.
+TRAINING_GPU = {"resnet18": 55_000, "resnet20": 60_000}
 EVALUATION_SPEED = 3.0  # times as fast as training
 LOADING = 20_000
-START_SECONDS = 1.0
+LOADING_GPU_SECONDS = 1.0  # there, formats load so fast that waking up the GPU and filling a unit of time take most of it
+START_SECONDS = {"cpu": 1.0, "cuda": 4.0}
 VALIDATION_IMAGES = 10_000
 ALL_IMAGES = 50_000
 
 
-def seconds(experiment: Experiment, cores: int) -> float:
+def seconds(experiment: Experiment, cores: int, device: str = "cpu") -> float:
     """Seconds of all runs of backends that are available; packing is not counted."""
     names = {cell.backend_name for cell in experiment.cells}
-    there = {name for name in names if availability(name).ok}
-    return experiment.rounds * sum(_cell_seconds(cell, cores) for cell in experiment.cells if cell.backend_name in there)
+    # What wants a GPU is asked for on a machine that has none, too.
+    there = {name for name in names if device == "cuda" or availability(name).ok}
+    cells = [cell for cell in experiment.cells if cell.backend_name in there]
+    return experiment.rounds * sum(_cell_seconds(cell, cores, device) for cell in cells)
 
 
-def _cell_seconds(cell: Cell, cores: int) -> float:
+def _cell_seconds(cell: Cell, cores: int, device: str) -> float:
     recipe = protocol(cell.protocol)
     images = (cell.limit or ALL_IMAGES) * recipe.epochs
     if cell.model is None:
-        return START_SECONDS + images / LOADING
-    rate = TRAINING[cell.model] * cores / MEASURED_CORES
+        return START_SECONDS[device] + (images / LOADING if device == "cpu" else LOADING_GPU_SECONDS)
+    rate = _gpu_rate(cell.model) if device == "cuda" else TRAINING[cell.model] * cores / MEASURED_CORES
     evaluated = (recipe.val_limit or VALIDATION_IMAGES) if cell.mode == "train" else 0
-    return START_SECONDS + images / rate + evaluated / (rate * EVALUATION_SPEED)
+    return START_SECONDS[device] + images / rate + evaluated / (rate * EVALUATION_SPEED)
+
+
+def _gpu_rate(model: str) -> float:
+    return TRAINING_GPU.get(model, TRAINING_GPU["resnet20"] * TRAINING[model] / TRAINING["resnet20"])

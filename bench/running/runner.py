@@ -56,6 +56,7 @@ def turns(cells: list[Ready], rounds: int, seed: int) -> Iterator[Turn]:
 def fork_server() -> ForkServerContext:
     """Processes that start by a fork of one that has imported everything and touched no device."""
     os.environ[machine.WAIT_POLICY] = machine.wait_policy()  # before the server loads OpenMP
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order: the GPU that is watched is the one that trains
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.running.preload"])
     with leftovers.scratch():

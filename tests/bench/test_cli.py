@@ -19,6 +19,7 @@ from typing import Any
 import click
 import psutil
 import pytest
+import torch
 
 from bench import experiment, record
 from bench.cli import main
@@ -363,6 +364,24 @@ def test_a_backend_asked_for_by_name_counts(loadstone: Call, tmp_path: Path) -> 
     assert " gpu_mmap  not run: " in asked.out
     assert {each.status for each in record.read(tmp_path / "asked")} == {"unavailable"}
     assert len(list((tmp_path / "results").iterdir())) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize("name", ["gpu", "gpu-accuracy", "gpu-dali"])
+def test_what_wants_a_gpu_is_refused_without_one(name: str, loadstone: Call, tmp_path: Path) -> None:
+    """Hours on the CPU would be another measurement: status 1, the reason, and nothing is written."""
+    found = loadstone("run", name)
+    assert found.status == 1
+    assert "cuda is unavailable: " in found.err
+    assert "--device cpu" in found.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_knows_a_gpu(loadstone: Call) -> None:
+    """Its estimate is of the device that the experiment wants: minutes on a GPU, hours on the CPU."""
+    wanted = loadstone("run", "gpu", "--dry-run").out
+    assert "min once the stores are packed" in wanted
+    assert " h " in loadstone("run", "gpu", "--dry-run", "--device", "cpu").out.splitlines()[-1]
 
 
 def test_a_store_damaged_since_it_was_packed_fails_its_run_alone(loadstone: Call, tmp_path: Path) -> None:

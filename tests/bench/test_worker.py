@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -18,7 +18,8 @@ from bench.running import limits, worker
 from bench.running.worker import Job
 from datasets.errors import PathRefused, StoreCorrupt, UnknownName
 from datasets.registry import open_source
-from loaders import order
+from loaders import loader, order
+from loaders.feed import FeedStore
 from loaders.order import Indices
 from loaders.pack import open_store, pack
 from train.protocol import protocol
@@ -297,3 +298,59 @@ def test_an_augmented_load_does_a_training_s_work_on_batches(run: Run, monkeypat
     found = run("load", protocol="quick+augmented", limit=100)
     assert set(seen) == {torch.float32}
     assert all(epoch.images == 100 * epoch.passes for epoch in found["epochs"])
+
+
+class OnGpu:
+    """A tensor as CUDA's are: its values can be had by way of the CPU alone."""
+
+    is_cuda = True
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def permute(self, *axes: int) -> OnGpu:
+        return OnGpu(self._values.permute(*axes))
+
+    def cpu(self) -> torch.Tensor:
+        return self._values
+
+    def numpy(self) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+
+
+def on_gpu(values: torch.Tensor) -> torch.Tensor:
+    return cast(torch.Tensor, OnGpu(values))
+
+
+def test_batches_born_on_a_gpu_have_digests(cifar_like: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feed's first epoch is read through wherever its batches are born, and its digests are the same."""
+    store = open_store(cifar_like["imagefolder"])
+    assert isinstance(store, FeedStore)
+    with loader(store, batch_size=64, seed=3) as batches:
+        wanted = worker._feed_identity(batches, store)
+        there = [batch._replace(images=on_gpu(batch.images), labels=on_gpu(batch.labels)) for batch in batches]
+        monkeypatch.setattr(type(batches), "__iter__", lambda _: iter(there))
+        assert worker._feed_identity(batches, store) == wanted
+
+
+def test_a_batch_of_a_gpu_is_not_touched() -> None:
+    """The timed stream has waited for it: reading it again would be timed, and prove nothing."""
+    assert worker._touch(on_gpu(torch.zeros(5, 3, 2, 2))) == 5
+
+
+def test_a_gpu_is_warmed_up_before_it_is_timed() -> None:
+    """Passes of a millisecond are repeated until its clocks have risen; the epochs that count come after them."""
+    asked: list[tuple[int, int]] = []
+
+    def timed(number: int, passes: int) -> Epoch:
+        asked.append((number, passes))
+        seconds = 0.01 * passes
+        return Epoch(total=seconds, wait=0, copy_=0, step=seconds, images=10 * passes, first_batch=0, passes=passes)
+
+    worker._repeated(timed, 3, lambda *_: None, torch.device("cuda"))
+    warm = [each for each in asked if each == (0, 1)]
+    assert 1 + 30 <= len(warm) <= 1 + 32
+    assert asked[len(warm) :] == [(1, 25), (2, 25)]
