@@ -38,6 +38,21 @@ def percent_interval(found: Interval | None) -> str:
     return _bounded(scaled, places, " %")
 
 
+def cost(found: Interval | None) -> str:
+    """A part of an epoch that is lost: ``1.2 % [0.4, 2.0]``; where it is not told from nothing, how large it may be at most."""
+    if found is None or found.low is None or found.high is None:
+        return ABSENT if found is None else percent(max(0.0, found.mean))
+    if found.low > 0:
+        return percent_interval(found)
+    return f"under {_ceiled(100 * found.high)} %" if found.high > 0 else "none found"
+
+
+def _ceiled(value: float) -> str:
+    """Rounded up, to two digits below 10."""
+    places = 0 if value >= 10 else 1
+    return f"{math.ceil(value * 10**places) / 10**places:.{places}f}"
+
+
 def percent(fraction: float | None) -> str:
     """``9 %``, with one place below 10."""
     if fraction is None:

@@ -59,8 +59,8 @@ def compare(a: Folder, b: Folder) -> list[Compared]:
     return [
         Compared(
             cell,
-            stats.mean_interval(one),
-            stats.mean_interval(other),
+            stats.positive_interval(one),
+            stats.positive_interval(other),
             stats.unpaired_ratio(other, one),
             None if p_value is None else p_value < 1 - stats.LEVEL,
         )

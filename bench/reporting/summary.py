@@ -220,7 +220,7 @@ def _timed(row: Row, one: Runs) -> Row:
     )
     if not one.seconds:
         return row
-    epoch = stats.mean_interval(list(one.seconds.values()))
+    epoch = stats.positive_interval(list(one.seconds.values()))
     images = mean(mean(part.images / part.passes for part in record.measured) for record in records)
     return replace(
         row,

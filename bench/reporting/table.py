@@ -67,7 +67,7 @@ _TRAIN: _Columns = (
     (Column(("accuracy",), right=True), lambda row: _accuracy(row)),
     (Column(("F1",), right=True), lambda row: numbers.plain(row.macro_f1, 3)),
     (Column(("waiting",), right=True, spare=True), lambda row: numbers.percent(row.share(row.wait_seconds))),
-    (Column(("loading", "cost")), lambda row: numbers.percent_interval(row.cost)),
+    (Column(("loading", "cost")), lambda row: numbers.cost(row.cost)),
     (Column(("accel.", "use"), right=True), lambda row: _utilisation(row)),
     (Column(("over", "memory")), lambda row: _over_memory(row)),
     (Column(("load only,", "images/s"), right=True), lambda row: numbers.rate(row.load_images_per_second)),
@@ -172,7 +172,7 @@ def _other_order(row: Row) -> str:
 
 
 def _utilisation(row: Row) -> str:
-    return numbers.ABSENT if row.utilisation is None else numbers.percent(row.utilisation.mean)
+    return numbers.ABSENT if row.utilisation is None else numbers.percent(min(1.0, row.utilisation.mean))
 
 
 def _over_memory(row: Row) -> str:

@@ -84,17 +84,12 @@ class _Figure:
     of: Callable[[Record], float | None]
     higher_is_better: bool = True
     once: bool = False  # the same in every run: packing is done once a store
-    mean: Callable[[Sequence[float]], Interval] = stats.mean_interval
+    mean: Callable[[Sequence[float]], Interval] = stats.mean_interval  # of a figure by itself
 
     def value(self, one: Runs) -> Values:
         """The figure of every run that has it, by round."""
         found = {number: self.of(record) for number, record in one.ok.items()}
         return {number: value for number, value in found.items() if value is not None}
-
-
-def _geometric(values: Sequence[float]) -> Interval:
-    """A rate is never negative, nor is its interval."""
-    return stats.ratio_interval(values, [1.0] * len(values))
 
 
 def _images_per_second(record: Record) -> float | None:
@@ -112,7 +107,7 @@ def _pack_speed(record: Record) -> float | None:
 
 
 _FIGURES = {
-    "images_per_second": _Figure(_images_per_second, mean=_geometric),
+    "images_per_second": _Figure(_images_per_second, mean=stats.positive_interval),
     "images_per_second_per_worker": _Figure(_per_worker),
     "epoch_seconds": _Figure(lambda record: record.epoch_seconds, higher_is_better=False),
     "loading_cost": _Figure(lambda record: record.epoch_seconds, higher_is_better=False),

@@ -24,7 +24,8 @@ def verdict(rows: Sequence[Row]) -> str:
     if (none := _nothing(rows, advice, names)) is not None:
         return none
     best = candidates(rows)[0]
-    parts = [_limited(best, names[best.cell]), _slowed(best, names), _ranking(best, rows, names)]
+    ranking = "" if advice.few else _ranking(best, rows, names)
+    parts = [_limited(best, names[best.cell]), _slowed(best, names), ranking]
     return " ".join(part for part in [*parts, _advice(advice, names), _left_out(rows, names)] if part)
 
 
@@ -78,8 +79,9 @@ def _limited(best: Row, name: str) -> str:
     cost = best.cost
     if cost is None or cost.low is None or cost.high is None:
         return "Without paired compute runs it is not known what limits training."
-    share = f"{numbers.percent_interval(cost)} of an epoch"
-    figure = f"the best loader, {name}, costs " + (f"nothing measurable ({share})" if cost.mean <= 0 else share)
+    figure = f"the best loader, {name}, costs {numbers.cost(cost)} of an epoch"
+    if cost.high <= 0:
+        figure = f"no cost of the best loader, {name}, was found"
     if cost.high <= COMPUTE_BOUND:
         return f"Training is limited by the model here: {figure}."
     if cost.low > COMPUTE_BOUND:
@@ -113,7 +115,7 @@ def _thin(advice: Advice) -> str:
     if advice.noisy:
         more = f", or run a new experiment {rounds}" if known else ""
         return f"Runs spread over 10 % of their mean: repeat it on a quiet machine before relying on this{more}."
-    return f"Two runs leave wide intervals: a new experiment {rounds} would tell more rows apart." if advice.few else ""
+    return f"Two runs are too few to name the fastest: a new experiment {rounds} would tell more." if advice.few else ""
 
 
 def _use(advice: Advice, names: Mapping[Cell, str]) -> str:

@@ -93,7 +93,7 @@ def test_thin_evidence_is_said(make: MakeRecord) -> None:
     one = verdict.recommendation(rows([make("mmap"), make("hdf5", (1.0, 0.5))]), "speed")
     assert "nothing is decided" in one[0]
     two = rounds(make, "mmap", [1.0, 1.1]) + rounds(make, "hdf5", [1.1, 1.1])
-    assert any("Two runs leave wide intervals" in line for line in verdict.recommendation(rows(two), "speed"))
+    assert any("Two runs are too few to name the fastest" in line for line in verdict.recommendation(rows(two), "speed"))
     wide = rounds(make, "mmap", [1.0, 1.6, 1.1]) + rounds(make, "hdf5", [1.2, 1.1, 1.5])
     assert any("a new experiment of about" in line for line in verdict.recommendation(rows(wide), "speed"))
     none = verdict.recommendation(rows(rounds(make, "memory", [1.0, 1.0])), "speed")

@@ -115,6 +115,27 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
     assert hits / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
 
 
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.03, 0.2])
+def test_the_interval_of_a_time_covers_as_often_as_it_says(n: int, spread: float) -> None:
+    """Of times whose logarithms vary by 3 and by 20 %, 95 % of intervals hold the middle one, within 4 standard errors."""
+    draw = random.Random(n)
+    hits = 0
+    for _ in range(4000):
+        found = stats.positive_interval([10 * math.exp(draw.gauss(0, spread)) for _ in range(n)])
+        hits += found.excludes(10.0) is False
+    assert hits / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+@given(SECONDS)
+def test_a_time_is_never_negative(values: list[float]) -> None:
+    """However few and far apart the runs are, no bound is below zero, and the mean is theirs."""
+    found = stats.positive_interval(values)
+    assert found.low is not None
+    assert found.low >= 0
+    assert found.mean == pytest.approx(sum(values) / len(values))
+
+
 def test_equal_rows_are_told_apart_as_rarely_as_they_should() -> None:
     """Of 4,000 pairs of equal rows in drifting rounds 5 % are called different, within 4 standard errors."""
     draw = random.Random(7)

@@ -33,7 +33,7 @@ def test_the_first_epoch_is_reported_apart(make: MakeRecord) -> None:
     row = summary([make(seconds=(5.0, 1.0, 2.0)), make(seconds=(7.0, 2.0, 3.0), round=1)])[0]
     assert row.epoch is not None
     assert row.epoch.mean == pytest.approx(2.0)
-    assert row.epoch.half_width == pytest.approx(12.7062 * math.sqrt(0.5) / math.sqrt(2), rel=1e-4)
+    assert row.epoch.low == pytest.approx(math.sqrt(1.5 * 2.5) * math.exp(-12.7062 * math.log(2.5 / 1.5) / 2), rel=1e-4)
     assert row.first_epoch_seconds == pytest.approx(6.0)
     assert row.first_batch_seconds == pytest.approx(0.6)
 
@@ -235,7 +235,7 @@ def test_the_csv_holds_the_figures_under_names_with_units(make: MakeRecord) -> N
     first, second = csv.DictReader(io.StringIO(to_csv(summary(records))))
     assert (first["backend"], first["workers"], first["runs"], first["rounds"]) == ("mmap", "2", "2", "2")
     assert float(first["epoch_seconds_mean"]) == 1.5
-    assert float(first["epoch_seconds_low"]) == pytest.approx(1.5 - 12.7062 * 0.5, rel=1e-4)
+    assert float(first["epoch_seconds_low"]) == pytest.approx(math.sqrt(2) * math.exp(-12.7062 * math.log(2) / 2), rel=1e-4)
     assert float(first["wait_share"]) == pytest.approx(0.1 / 1.5)
     assert first["warnings"] == "spread"
     assert (second["status"], second["reason"], second["epoch_seconds_mean"]) == ("unavailable", 'no "CUDA", here', "")

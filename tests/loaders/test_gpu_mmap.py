@@ -345,6 +345,18 @@ def _cuda_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 DATA = np.zeros((4, 8), np.uint8)
 
 
+def test_a_context_is_made_before_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver registers nothing without one; that there is none is said when a device is started, not at a later step."""
+
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(Unavailable, match="out of memory"):
+        CudaGpu().start()
+
+
 def test_memory_that_torch_keeps_unused_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store opened for the second time finds what the first reader gave back to torch's allocator."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100, 1000))

@@ -99,6 +99,17 @@ def test_a_batch_that_is_there_already_is_not_copied(world: World) -> None:
     assert len(marks) == 1 + 2 * 2
 
 
+def test_the_first_batch_is_there_when_the_device_has_it(world: World) -> None:
+    """A loader that hands over before its gather is done has not delivered yet."""
+
+    def batches() -> Iterator[int]:
+        world.ask(3)
+        yield 10
+
+    clock = Clock(now=lambda: world.now, sync=world.sync, mark=world.mark)
+    assert time_epoch(batches(), lambda batch: batch, lambda images: images, clock).first_batch == 3
+
+
 def same(times: EpochTimes, total: float, wait: float, copy: float, step: float) -> bool:
     return (times.total, times.wait, times.copy, times.step) == pytest.approx((total, wait, copy, step))
 
