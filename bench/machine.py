@@ -36,9 +36,51 @@ def processor() -> str:
 
 def filesystem(folder: Path) -> str:
     """The type of the file system that ``folder`` is on."""
+    return _mount(folder)[0]
+
+
+def mount_options(folder: Path) -> str:
+    """How it is mounted, but for options that name a folder."""
+    return ",".join(option for option in _mount(folder)[1].split(",") if "/" not in option)
+
+
+def _mount(folder: Path) -> tuple[str, str]:
+    """Type and options."""
     folder = folder.resolve()
     mounts = [part for part in psutil.disk_partitions(all=True) if folder.is_relative_to(part.mountpoint)]
-    return max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else "unknown"
+    found = max(mounts, key=lambda part: len(part.mountpoint), default=None)
+    return (found.fstype, found.opts) if found else ("unknown", "")
+
+
+def limits(root: Path = Path("/")) -> dict[str, str]:
+    """What may make this machine slower, or its figures vary more, than its processor's name says; only what it tells.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+    """
+    cpu = root / "sys/devices/system/cpu"
+    quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").partition(" ")
+    turbo = {"0": "on", "1": "off"}.get(_text(cpu / "intel_pstate/no_turbo"), "")
+    found = {
+        "online_processors": _text(cpu / "online"),
+        "cgroup_cores": f"{int(quota) / int(period):g}" if quota.isdigit() and period.isdigit() else "",
+        "governor": _text(cpu / "cpu0/cpufreq/scaling_governor"),
+        "turbo": turbo or {"1": "on", "0": "off"}.get(_text(cpu / "cpufreq/boost"), ""),
+        "transparent_huge_pages": _chosen(_text(root / "sys/kernel/mm/transparent_hugepage/enabled")),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _chosen(words: str) -> str:
+    """Of ``always [madvise] never`` the one in brackets."""
+    return words.partition("[")[2].partition("]")[0]
 
 
 def gpu() -> str:
@@ -109,7 +151,10 @@ def environment(stores: Path, *, threads: int, device: str, notes: Sequence[str]
         "python": platform.python_version(),
         "torch": own.get("torch", "unknown"),
         "loadstone": own.get("loadstone", "unknown"),
+        "affinity": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        **limits(),
         "store_filesystem": filesystem(stores),
+        "store_mount_options": mount_options(stores),
         "threads": threads,
         "device": device,
         **({"driver": driver(), "cuda": _cuda()} if device == "cuda" else {}),

@@ -1,6 +1,6 @@
 """The networks: the CIFAR forms of two papers, and torchvision's with a stem for small pictures.
 
-Every network takes float32 (B, C, H, W) and returns logits, float32 (B, classes), for any height and width.
+Every network takes float32 (B, C, H, W) and returns logits, float32 (B, classes), for any height and width (but ``linear``).
 
 Our own do in place what they can, which trains more images a second on a CPU.
 """
@@ -25,6 +25,8 @@ LARGE_STEM_FROM = 96
 
 GROWTH = 12
 
+Size = tuple[int, int]
+
 
 def build(name: str, classes: int, size: tuple[int, int], channels: int = 3) -> nn.Module:
     """Make a network with fresh weights (He initialisation), in channels-last format on the CPU.
@@ -34,15 +36,28 @@ def build(name: str, classes: int, size: tuple[int, int], channels: int = 3) -> 
     Args:
         name: a key of ``train.registry.MODELS``.
         classes: width of the last layer.
-        size: (height, width) in pixels of the pictures it will be given; the shorter side chooses the stem.
+        size: (height, width) in pixels of the pictures it will be given; the shorter side chooses the stem, and ``linear``
+            takes no other size.
         channels: 3 or 1.
 
     Raises:
         UnknownName: no model is called ``name``.
     """
     model = entry(name)
-    network = _BUILDERS[model.family](model.depth, classes, min(size), channels)
+    network = _BUILDERS[model.family](model.depth, classes, size, channels)
     return network.to(memory_format=torch.channels_last)
+
+
+class Linear(nn.Module):
+    """One layer on the normalised values of every pixel: a training that costs next to nothing, and so shows loading."""
+
+    def __init__(self, values: int, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(values, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # In the order in which a channels-last batch lies: a view.
+        return cast(Tensor, self.head(images.permute(0, 2, 3, 1).flatten(1)))
 
 
 class CifarResNet(nn.Module):
@@ -149,39 +164,44 @@ def _he_init(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _cifar_resnet(depth: int, classes: int, size: int, channels: int) -> nn.Module:
+def _linear(_: int, classes: int, size: Size, channels: int) -> nn.Module:
+    return Linear(size[0] * size[1] * channels, classes)
+
+
+def _cifar_resnet(depth: int, classes: int, size: Size, channels: int) -> nn.Module:
     return CifarResNet(depth, classes, _stem_stride(size), channels)
 
 
-def _cifar_densenet(depth: int, classes: int, size: int, channels: int) -> nn.Module:
+def _cifar_densenet(depth: int, classes: int, size: Size, channels: int) -> nn.Module:
     return CifarDenseNet(depth, classes, _stem_stride(size), channels)
 
 
-def _stem_stride(size: int) -> int:
-    return 2 if size >= STRIDED_STEM_FROM else 1
+def _stem_stride(size: Size) -> int:
+    return 2 if min(size) >= STRIDED_STEM_FROM else 1
 
 
-def _resnet(depth: int, classes: int, size: int, channels: int) -> nn.Module:
+def _resnet(depth: int, classes: int, size: Size, channels: int) -> nn.Module:
     network = torchvision.models.get_model(f"resnet{depth}", num_classes=classes)
     network.conv1 = _stem(network.conv1, size, channels)
-    if size < LARGE_STEM_FROM:
+    if min(size) < LARGE_STEM_FROM:
         network.maxpool = nn.Identity()
     return cast(nn.Module, network)
 
 
-def _densenet(depth: int, classes: int, size: int, channels: int) -> nn.Module:
+def _densenet(depth: int, classes: int, size: Size, channels: int) -> nn.Module:
     network = torchvision.models.get_model(f"densenet{depth}", num_classes=classes)
     network.features.conv0 = _stem(network.features.conv0, size, channels)
-    if size < LARGE_STEM_FROM:
+    if min(size) < LARGE_STEM_FROM:
         network.features.pool0 = nn.Identity()
     return cast(nn.Module, network)
 
 
-def _stem(published: nn.Conv2d, size: int, channels: int) -> nn.Conv2d:
+def _stem(published: nn.Conv2d, size: Size, channels: int) -> nn.Conv2d:
     """The published stem, or one that fits small pictures or another number of channels."""
-    if size >= LARGE_STEM_FROM and channels == published.in_channels:
+    large = min(size) >= LARGE_STEM_FROM
+    if large and channels == published.in_channels:
         return published
-    if size >= LARGE_STEM_FROM:
+    if large:
         stem = nn.Conv2d(channels, published.out_channels, kernel_size=7, stride=2, padding=3, bias=False)
     else:
         stem = _conv(channels, published.out_channels)
@@ -189,9 +209,10 @@ def _stem(published: nn.Conv2d, size: int, channels: int) -> nn.Conv2d:
     return stem
 
 
-_BUILDERS: dict[Family, Callable[[int, int, int, int], nn.Module]] = {
+_BUILDERS: dict[Family, Callable[[int, int, Size, int], nn.Module]] = {
     "cifar_densenet": _cifar_densenet,
     "cifar_resnet": _cifar_resnet,
     "densenet": _densenet,
+    "linear": _linear,
     "resnet": _resnet,
 }

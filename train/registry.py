@@ -7,7 +7,7 @@ from typing import Literal
 
 from datasets.errors import UnknownName
 
-Family = Literal["cifar_resnet", "cifar_densenet", "resnet", "densenet"]
+Family = Literal["cifar_densenet", "cifar_resnet", "densenet", "linear", "resnet"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ModelEntry:
     Attributes:
         family: which builder of ``train.models`` makes it.
         depth: layers with weights, as the paper counts them.
-        description: one line. paper: where the network comes from.
+        description: one line. paper: where the network comes from; empty for none.
     """
 
     family: Family
@@ -37,6 +37,7 @@ MODELS: dict[str, ModelEntry] = {
     "densenet121": ModelEntry("densenet", 121, _LARGE, f"{HUANG}, table 1"),
     "densenet22": ModelEntry("cifar_densenet", 22, f"{_DENSENET}; a shorter densenet40", f"{HUANG}, section 3"),
     "densenet40": ModelEntry("cifar_densenet", 40, _DENSENET, f"{HUANG}, table 2"),
+    "linear": ModelEntry("linear", 1, "one fully connected layer on the pixels: a training that shows loading", ""),
     "resnet18": ModelEntry("resnet", 18, _LARGE, f"{HE}, table 1"),
     "resnet20": ModelEntry("cifar_resnet", 20, _RESNET, f"{HE}, table 6"),
     "resnet50": ModelEntry("resnet", 50, _LARGE, f"{HE}, table 1"),

@@ -43,13 +43,14 @@ def test_the_file_system_is_that_of_the_nearest_mount(monkeypatch: pytest.Monkey
     """Of nested mounts the inner one counts; a folder that is not there yet has its parent's."""
 
     class Mount:
-        def __init__(self, mountpoint: str, fstype: str) -> None:
-            self.mountpoint, self.fstype = mountpoint, fstype
+        def __init__(self, mountpoint: str, fstype: str, opts: str = "rw") -> None:
+            self.mountpoint, self.fstype, self.opts = mountpoint, fstype, opts
 
-    mounts = [Mount("/", "ext4"), Mount("/data", "xfs"), Mount("/database", "zfs")]
+    mounts = [Mount("/", "ext4", "rw,lowerdir=/home/me"), Mount("/data", "xfs", "rw,noatime"), Mount("/database", "zfs")]
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
     assert machine.filesystem(Path("/data/stores")) == "xfs"
     assert machine.filesystem(Path("/elsewhere")) == "ext4"
+    assert (machine.mount_options(Path("/data")), machine.mount_options(Path("/elsewhere"))) == ("rw,noatime", "rw")
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [])
     assert machine.filesystem(Path("/data")) == "unknown"
 
@@ -95,6 +96,30 @@ def test_a_gpu_that_was_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Unavailable, match="--device cpu"):
         machine.device("cuda", print)
+
+
+def test_what_slows_a_machine_is_told(tmp_path: Path) -> None:
+    """A quota, a governor, turbo and huge pages as Linux has them; what it does not tell is left out."""
+    files = {
+        "sys/devices/system/cpu/online": "0-7\n",
+        "sys/fs/cgroup/cpu.max": "150000 100000\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
+        "sys/devices/system/cpu/intel_pstate/no_turbo": "1\n",
+        "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
+    }
+    assert machine.limits(tmp_path) == {}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.limits(tmp_path) == {
+        "online_processors": "0-7",
+        "cgroup_cores": "1.5",
+        "governor": "powersave",
+        "turbo": "off",
+        "transparent_huge_pages": "madvise",
+    }
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
+    assert "cgroup_cores" not in machine.limits(tmp_path)
 
 
 def test_a_card_without_the_driver_s_files_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
