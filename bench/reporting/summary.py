@@ -34,6 +34,7 @@ class Row:
         runs, rounds: runs that count, and how many were asked for.
         epoch: seconds, measured epochs only. first_epoch_seconds, first_batch_seconds: of the first one.
         wait_seconds, copy_seconds, step_seconds: what ``epoch`` is made of.
+        loading: seconds an image that training was held up: waited for a batch, and for its copy.
         cost: loading cost, 1 - compute / train, paired by round.
         memory_ratio: epoch time over that of ``memory``, paired by round. memory_part: what makes most of the distance.
         step_ratio: step time over the whole epoch of ``compute``, paired by round: over 1, loading slows the model down.
@@ -67,6 +68,7 @@ class Row:
     images_per_second: float | None = None
     accuracy: Interval | None = None
     macro_f1: float | None = None
+    loading: Interval | None = None
     cost: Interval | None = None
     memory_ratio: Interval | None = None
     memory_part: Part | None = None
@@ -129,6 +131,11 @@ class Row:
     def slowed(self) -> bool:
         """Whether the model itself ran slower than alone, by more than chance: loading takes processors or memory from it."""
         return bool(self.step_ratio and self.step_ratio.low is not None and self.step_ratio.low > 1)
+
+    @property
+    def held_up(self) -> float | None:
+        """The part of an epoch in which training waited for batches and their copies, as a fraction."""
+        return None if self.wait_seconds is None else self.share(self.wait_seconds + (self.copy_seconds or 0.0))
 
     def share(self, seconds: float | None) -> float | None:
         """A part of the epoch, as a fraction of it."""
@@ -228,8 +235,16 @@ def _timed(row: Row, one: Runs) -> Row:
         wait_seconds=mean(one.part("wait").values()),
         copy_seconds=mean(one.part("copy_").values()),
         step_seconds=mean(one.part("step").values()),
+        loading=_loading(one, images) if one.cell.mode == "train" else None,
         images_per_second=None if images is None or not epoch.mean else images / epoch.mean,
     )
+
+
+def _loading(one: Runs, images: float | None) -> Interval | None:
+    """It hardly varies from process to process, where the model's step does; None where nothing was waited for."""
+    waited, copied = one.part("wait"), one.part("copy_")
+    values = [(waited[number] + copied[number]) / images for number in waited if images]
+    return stats.positive_interval(values) if values and min(values) > 0 else None
 
 
 def _compared(row: Row, one: Runs, every: Sequence[Runs]) -> Row:

@@ -49,6 +49,7 @@ def _columns(row: Row) -> Mapping[str, object]:
         "load_images_per_second": row.load_images_per_second,
         **_bounds("accuracy", row.accuracy),
         "macro_f1_mean": row.macro_f1,
+        **_bounds("loading_seconds_per_image", row.loading),
         **_bounds("loading_cost", row.cost),
         "accelerator_utilisation": row.utilisation.mean if row.utilisation else None,
         **_bounds("step_ratio", row.step_ratio),

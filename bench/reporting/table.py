@@ -66,9 +66,8 @@ _TRAIN: _Columns = (
     (Column(("first", "epoch s"), right=True, spare=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
     (Column(("accuracy",), right=True), lambda row: _accuracy(row)),
     (Column(("F1",), right=True), lambda row: numbers.plain(row.macro_f1, 3)),
-    (Column(("waiting",), right=True, spare=True), lambda row: numbers.percent(row.share(row.wait_seconds))),
+    (Column(("loading,", "µs an image")), lambda row: _microseconds(row)),
     (Column(("loading", "cost")), lambda row: numbers.cost(row.cost)),
-    (Column(("accel.", "use"), right=True), lambda row: _utilisation(row)),
     (Column(("over", "memory")), lambda row: _over_memory(row)),
     (Column(("load only,", "images/s"), right=True), lambda row: numbers.rate(row.load_images_per_second)),
     *_COLD,
@@ -171,10 +170,6 @@ def _other_order(row: Row) -> str:
     return numbers.ABSENT if row.order_distance is None else numbers.plain(row.order_distance, 2)
 
 
-def _utilisation(row: Row) -> str:
-    return numbers.ABSENT if row.utilisation is None else numbers.percent(min(1.0, row.utilisation.mean))
-
-
 def _over_memory(row: Row) -> str:
     """How far, and by which part of an epoch where it is further than chance makes it."""
     if row.memory_ratio is None or row.memory_part is None:
@@ -182,6 +177,14 @@ def _over_memory(row: Row) -> str:
     apart = row.memory_ratio.mean - 1
     part = f" {row.memory_part}" if row.memory_ratio.excludes(1.0) else ""
     return ("+" if apart > 0 else "") + numbers.percent(apart) + part
+
+
+def _microseconds(row: Row) -> str:
+    found = row.loading
+    if found is None:
+        return numbers.percent(row.held_up) if row.held_up else numbers.ABSENT
+    low, high = (None if bound is None else 1e6 * bound for bound in (found.low, found.high))
+    return numbers.interval(Interval(1e6 * found.mean, low, high, found.n))
 
 
 def _megabytes(per_second: float | None) -> str:

@@ -82,10 +82,13 @@ def _limited(best: Row, name: str) -> str:
     figure = f"the best loader, {name}, costs {numbers.cost(cost)} of an epoch"
     if cost.high <= 0:
         figure = f"no cost of the best loader, {name}, was found"
+    waits = "" if best.held_up is None else numbers.percent(best.held_up)
     if cost.high <= COMPUTE_BOUND:
-        return f"Training is limited by the model here: {figure}."
+        return f"Training is limited by the model here: {figure}{waits and f'; it waits {waits} of one for batches'}."
     if cost.low > COMPUTE_BOUND:
         return f"Training is limited by loading here: even {figure}."
+    if best.held_up is not None and best.held_up <= COMPUTE_BOUND:
+        return f"Training waits {waits} of an epoch for its batches; with what loading may take from the model, {figure}."
     return f"The evidence is too thin to say what limits training: {figure}."
 
 
