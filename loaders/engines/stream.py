@@ -97,7 +97,8 @@ class StreamEngine(Engine):
         size = max(1, self._reader.way.group_bytes // batch_bytes)
         if self._augment is not None and self._cut is None:
             device = self._reader.gpu.device
-            self._draw, self._cut = Drawer(self._augment, device), Cutter(self._augment, self.shape[:2], device)
+            with self._reader.gpu.beside():  # where they are used
+                self._draw, self._cut = Drawer(self._augment, device), Cutter(self._augment, self.shape[:2], device)
         for block in self._blocks(keys):
             for start in range(0, len(block.keys), size):
                 yield self._gather(block, start, size)
