@@ -135,6 +135,13 @@ def wait_policy() -> str:
     return os.environ.get(WAIT_POLICY, "passive")
 
 
+def emulates_bfloat16() -> bool:
+    """Whether the GPU computes bfloat16 by way of float32: before compute capability 8.0."""
+    import torch
+
+    return not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _cuda() -> str:
     import torch
 
