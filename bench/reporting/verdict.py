@@ -81,10 +81,10 @@ def _limited(best: Row, name: str) -> str:
         return "Without paired compute runs it is not known what limits training."
     figure = f"the best loader, {name}, costs {numbers.cost(cost)} of an epoch"
     if cost.high <= 0:
-        figure = f"no cost of the best loader, {name}, was found"
+        figure = f"the best loader, {name}, costs nothing that was found of an epoch"
     waits = "" if best.held_up is None else numbers.percent(best.held_up)
     if cost.high <= COMPUTE_BOUND:
-        return f"Training is limited by the model here: {figure}{waits and f'; it waits {waits} of one for batches'}."
+        return f"Training is limited by the model here: {figure}{waits and f'; training waits {waits} of one for batches'}."
     if cost.low > COMPUTE_BOUND:
         return f"Training is limited by loading here: even {figure}."
     if best.held_up is not None and best.held_up <= COMPUTE_BOUND:

@@ -14,6 +14,7 @@ TRAINING = {
     "resnet18": 60,
     "resnet50": 20,
     "densenet22": 160,
+    "linear": 34_000,
     "densenet40": 46,
     "densenet121": 15,
 }
