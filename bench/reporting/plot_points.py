@@ -38,7 +38,7 @@ def accuracy_time(rows: Sequence[Row], place: Setting) -> Figure | None:
         for row in panel:
             if row.epoch and row.accuracy:
                 accuracy = _scaled(row.accuracy, 100)
-                x_errors, y_errors = row.epoch.half_width, accuracy.half_width
+                x_errors, y_errors = plot_style.arms(row.epoch), plot_style.arms(accuracy)
                 axes.errorbar(row.epoch.mean, accuracy.mean, y_errors, x_errors, **names[row.cell], linewidth=1)
         axes.margins(0.12)
         axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))  # a wide interval may pass zero; an epoch can't

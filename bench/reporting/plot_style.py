@@ -14,6 +14,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.stats import Interval
+
 # Okabe and Ito, "Color Universal Design" (2008): told apart with every common form of colour blindness.
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
@@ -137,3 +139,8 @@ def images(figure: Figure) -> dict[str, bytes]:
         figure.savefig(file, format=suffix, dpi=DOTS_PER_INCH, metadata=metadata)
         found[suffix] = file.getvalue()
     return found
+
+
+def arms(found: Interval) -> list[list[float]] | None:
+    """An interval as matplotlib draws it: lengths below and above, of one point."""
+    return None if found.arms is None else [[length] for length in found.arms]

@@ -70,7 +70,7 @@ def _draw_times(axes: Axes, panel: Sequence[Row]) -> None:
             continue
         style = look(row.cell.backend_name)
         axes.barh(spot, row.epoch.mean, height=0.68, color=style.colour, hatch=style.hatch, edgecolor="black", linewidth=0.6)
-        axes.errorbar(row.epoch.mean, spot, xerr=row.epoch.half_width, color="black", linewidth=1.1)
+        axes.errorbar(row.epoch.mean, spot, xerr=plot_style.arms(row.epoch), color="black", linewidth=1.1)
         _beside(axes, spot, numbers.plain(row.epoch.mean, numbers.decimals(row.epoch.mean, row.epoch.half_width)))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -88,6 +89,20 @@ def test_epoch_times_are_bars_fastest_first(records: list[Record]) -> None:
         "95 %",
     ):
         assert part in texts(figure)
+
+
+def test_a_bar_s_interval_is_the_table_s(make: MakeRecord) -> None:
+    """Its ends are the bounds, which are not as far from the mean on either side."""
+    rows = summary([make("mmap", (1.5, seconds, seconds), round=number) for number, seconds in enumerate((1.0, 1.4, 1.1))])
+    figure = plots.epoch_time(rows, PLACE)
+    found = rows[0].epoch
+    assert figure is not None
+    assert found is not None
+    assert found.arms is not None
+    assert found.arms[1] > 1.1 * found.arms[0]
+    (line,) = [each for each in figure.axes[0].collections if isinstance(each, LineCollection)]
+    (ends,) = line.get_segments()
+    assert [ends[0][0], ends[1][0]] == pytest.approx([found.low, found.high])
 
 
 def test_parts_add_up_to_the_epoch(records: list[Record]) -> None:
