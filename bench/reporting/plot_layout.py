@@ -14,7 +14,7 @@ from bench.reporting.summary import Row
 from bench.reporting.wording import Setting
 
 _WIDTH, _SINGLE_WIDTH = 7.0, 5.2  # inches, of a printed page
-_TITLE_LETTERS = 38  # of a panel's title, a line
+_TITLE_LETTERS = 35  # of a panel's title, a line
 Panels = Sequence[Sequence[Row]]
 Legend = Sequence[tuple[Artist, str]]
 
