@@ -88,7 +88,7 @@ class Scattered(InOrder):
         return places
 
     def _at(self, places: Indices) -> Indices:
-        keys = _hash(self.seed, self.epoch, np.arange(_ROUNDS, dtype=np.uint64), _ROUND_KEYS)
+        keys = _hash(self.seed, self.epoch, np.arange(_ROUNDS, dtype=np.uint64), [_ROUND_KEYS])[0]
         found = self._network(places.astype(np.uint64), keys)
         while len(outside := np.flatnonzero(found >= np.uint64(self.count))):
             found[outside] = self._network(found[outside], keys)
@@ -136,25 +136,21 @@ def uniform(seed: int, epoch: int, indices: Indices, draw: int) -> npt.NDArray[n
 
 def uniforms(seed: int, epoch: int, indices: Indices, draws: Sequence[int]) -> npt.NDArray[np.float64]:
     """``uniform`` of several draws at once: float64 (D, B); what they share is hashed once."""
-    state = np.full(1, keyed(seed, epoch), np.uint64) + np.asarray(indices).astype(np.uint64)
-    which = np.array(draws, np.uint64)[:, None] + np.uint64(GOLDEN)
-    return (_mix(_mix(state) + which) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (_hash(seed, epoch, np.asarray(indices).astype(np.uint64), draws) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def keyed(seed: int, epoch: int) -> int:
     """What an index is added to before it is hashed, in [0, 2**64); see ``loaders.tensor_augment`` too."""
-    state = np.zeros(1, np.uint64)
+    state = np.zeros(1, np.uint64)  # NumPy warns of numbers that overflow, not of arrays
     for word in (seed, epoch):
         state = _mix(state + np.uint64(GOLDEN) + np.uint64(word))
     return int((state + np.uint64(GOLDEN))[0])
 
 
-def _hash(seed: int, epoch: int, values: npt.NDArray[np.uint64], draw: int) -> npt.NDArray[np.uint64]:
-    """64 bits per value; see ``uniform``."""
-    state = np.zeros(1, dtype=np.uint64)  # as long as one word until the values come
-    for word in (np.uint64(seed), np.uint64(epoch), values, np.uint64(draw)):
-        state = _mix(state + np.uint64(GOLDEN) + word)
-    return state
+def _hash(seed: int, epoch: int, values: npt.NDArray[np.uint64], draws: Sequence[int]) -> npt.NDArray[np.uint64]:
+    """64 bits for each draw and value: (D, B); see ``uniform``."""
+    which = np.array(draws, np.uint64)[:, None] + np.uint64(GOLDEN)
+    return _mix(_mix(values + np.uint64(keyed(seed, epoch))) + which)
 
 
 def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
