@@ -64,23 +64,22 @@ class Way(Protocol):
 
     Attributes:
         words: what ``path_taken`` says.
-        group_bytes: of pictures that are gathered at once, by ``gather``; 0 where the CPU reads them.
     """
 
     words: str
-    group_bytes: int
 
     def fill(self, indices: Indices, out: torch.Tensor, draws: Draws) -> None:
         """Ask for the pictures at ``indices`` in ``out``, uint8 (B, H, W, C) on the device."""
-
-    def gather(self, places: torch.Tensor, out: torch.Tensor) -> None:
-        """The same for indices that are on the device, int64 (B,), and in the split; does not wait for it."""
 
     def close(self) -> None: ...
 
 
 class Gathered:
-    """Records that the GPU gathers by itself: from its own memory, or over the bus."""
+    """Records that the GPU gathers by itself: from its own memory, or over the bus.
+
+    Attributes:
+        group_bytes: of pictures that are best gathered at once.
+    """
 
     def __init__(
         self, device: Gpu, records: torch.Tensor, words: str, group_bytes: int, release: Callable[[], object] = lambda: None
@@ -94,6 +93,7 @@ class Gathered:
         self.gather(self._gpu.upload(indices), out)
 
     def gather(self, places: torch.Tensor, out: torch.Tensor) -> None:
+        """``fill`` for indices that are on the device, int64 (B,), and in the split; does not wait for it."""
         # No kernel of our own: index_select was at 0.8 to 0.9 of a pinned copy's speed over the bus, kernels were slower.
         torch.index_select(self._records, 0, places, out=out.view(len(places), -1))
 
@@ -105,19 +105,13 @@ class Gathered:
 class Staged:
     """Pictures that the CPU gathers, or decodes, and that are copied to the device. ``stream`` does it ahead, by threads."""
 
-    words = "staged: read into pinned memory and copied"
-    group_bytes = 0
-
     def __init__(self, device: Gpu, read: Callable[[Indices, Pixels, Draws], None]) -> None:
-        self._gpu, self._read = device, read
+        self._gpu, self._read, self.words = device, read, "staged: read into pinned memory and copied"
 
     def fill(self, indices: Indices, out: torch.Tensor, draws: Draws) -> None:
         pinned = self._gpu.pinned(tuple(out.shape))
         self._read(indices, pinned.numpy(), draws)
         out.copy_(pinned)
-
-    def gather(self, places: torch.Tensor, out: torch.Tensor) -> None:
-        raise NotImplementedError("the CPU gathers by indices of its own")
 
     def close(self) -> None: ...
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from datasets.errors import UsageError
-from loaders.backends.gpu_mmap import GpuMmapReader
+from loaders.backends.gpu_mmap import Gathered, GpuMmapReader
 from loaders.backends.mmap import MmapReader
 from loaders.engine import Batch, Engine, Key, Plan
 from loaders.engines.threads import ThreadsEngine
@@ -63,7 +63,8 @@ class StreamEngine(Engine):
         self._cut: Cutter | None = None
 
     def epoch(self, keys: Iterator[Key]) -> Generator[Batch, None, None]:
-        groups = self._gathered(keys) if self._reader.way.group_bytes else self._staged(keys)
+        way = self._reader.way
+        groups = self._gathered(keys, way) if isinstance(way, Gathered) else self._staged(keys)
         with contextlib.closing(groups):
             ahead: deque[_Group] = deque()
             while isinstance(came := _next(groups), _Group):
@@ -79,7 +80,7 @@ class StreamEngine(Engine):
         """Each batch by a copy of what threads read into pinned memory."""
         gpu = self._reader.gpu
         if self._staging is None:
-            pinned = self._reader.gpu.device.type != "cpu"
+            pinned = gpu.device.type != "cpu"
             reader = MmapReader(self._reader.store, self._reader.split)
             self._staging = ThreadsEngine(reader, self.shape, dataclasses.replace(self.plan, pin_memory=pinned))
         with contextlib.closing(self._staging.epoch(keys)) as batches:
@@ -91,17 +92,17 @@ class StreamEngine(Engine):
                 # Torch's allocator gives pinned memory away again only when the copies from it are done.
                 yield _Group(images, labels, [Key(0, batch.indices)], mark)
 
-    def _gathered(self, keys: Iterator[Key]) -> Generator[_Group, None, None]:
+    def _gathered(self, keys: Iterator[Key], way: Gathered) -> Generator[_Group, None, None]:
         """Several batches by one gather of the device."""
         batch_bytes = self.plan.batch_size * int(np.prod(self.shape))
-        size = max(1, self._reader.way.group_bytes // batch_bytes)
+        size = max(1, way.group_bytes // batch_bytes)
         if self._augment is not None and self._cut is None:
             device = self._reader.gpu.device
             with self._reader.gpu.beside():  # where they are used
                 self._draw, self._cut = Drawer(self._augment, device), Cutter(self._augment, self.shape[:2], device)
         for block in self._blocks(keys):
             for start in range(0, len(block.keys), size):
-                yield self._gather(block, start, size)
+                yield self._gather(way, block, start, size)
 
     def _blocks(self, keys: Iterator[Key]) -> Iterator[_Block]:
         gpu = self._reader.gpu
@@ -113,7 +114,7 @@ class StreamEngine(Engine):
                 drawn = self._draw(places, self.plan.seed, some[0].epoch) if self._draw else None
             yield _Block(some, places, labels, drawn)
 
-    def _gather(self, block: _Block, first: int, size: int) -> _Group:
+    def _gather(self, way: Gathered, block: _Block, first: int, size: int) -> _Group:
         """``size`` batches of a block, from batch ``first`` on."""
         gpu, keys = self._reader.gpu, block.keys[first : first + size]
         begin = first * self.plan.batch_size
@@ -121,7 +122,7 @@ class StreamEngine(Engine):
         with gpu.beside():
             images, places = gpu.empty((end - begin, *self.shape)), block.places[begin:end]
             for part in self._calls(len(images)):
-                self._reader.way.gather(places[part], images[part])
+                way.gather(places[part], images[part])
             if self._cut is not None and block.drawn is not None:
                 images = self._cut(images, block.drawn[:, begin:end])
             return _Group(images, block.labels[begin:end], keys, gpu.mark())
