@@ -247,9 +247,9 @@ def _load(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device, te
 
         return feeding.epoch(number, through, passes)
 
-    return {
-        "epochs": _repeated(timed, recipe.epochs, tell, device, once=feeding.cold)
-    }  # a second pass over cold pages would be warm
+    warm_up = GPU_WARM_UP_SECONDS if device.type == "cuda" else 0.0
+    # A second pass over cold pages would be warm.
+    return {"epochs": _repeated(timed, recipe.epochs, tell, warm_up=warm_up, once=feeding.cold)}
 
 
 def _limit(feeding: Feeding, job: Job, recipe: Protocol, _: torch.device, tell: Tell) -> dict[str, Any]:
@@ -260,22 +260,26 @@ def _limit(feeding: Feeding, job: Job, recipe: Protocol, _: torch.device, tell: 
         took = seconds(passes)
         return Epoch(total=took, wait=0, copy_=0, step=took, images=passes * batches.images, first_batch=0, passes=passes)
 
-    return {"epochs": _repeated(timed, recipe.epochs, tell, torch.device("cpu")), "path_taken": limits.PATHS[kind]}
+    return {"epochs": _repeated(timed, recipe.epochs, tell), "path_taken": limits.PATHS[kind]}
 
 
 def _repeated(
-    timed: Callable[[int, int], Epoch], epochs: int, tell: Tell, device: torch.device, *, once: bool = False
+    timed: Callable[[int, int], Epoch], epochs: int, tell: Tell, *, warm_up: float = 0.0, once: bool = False
 ) -> tuple[Epoch, ...]:
-    """One pass as the first epoch, then epochs of as many passes as can be timed; of one each where ``once``."""
+    """One pass as the first epoch, then epochs of as many passes as can be timed; of one each where ``once``.
+
+    Between, passes that are not counted: one for the number of passes, and more until they took ``warm_up`` seconds.
+    """
     found = [timed(0, 1)]
     tell(0, epochs, found[0])
     passes = 1
     if found[0].total < 2 * LOAD_SECONDS and not once:
-        # One more pass, not counted, for the number of passes: the first one started workers and touched everything.
-        again, spent = timed(0, 1), 0.0
-        while device.type == "cuda" and (spent := spent + again.total) < GPU_WARM_UP_SECONDS:
-            again = timed(0, 1)
-        passes = max(1, math.ceil(LOAD_SECONDS / again.total))
+        # The first pass started workers and touched everything: it tells no number.
+        spent = again = timed(0, 1).total
+        while spent < warm_up:
+            again = timed(0, 1).total
+            spent += again
+        passes = max(1, math.ceil(LOAD_SECONDS / again))
     for number in range(1, epochs):
         found.append(timed(number, passes))
         tell(number, epochs, found[-1])

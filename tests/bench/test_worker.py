@@ -350,7 +350,7 @@ def test_a_gpu_is_warmed_up_before_it_is_timed() -> None:
         seconds = 0.01 * passes
         return Epoch(total=seconds, wait=0, copy_=0, step=seconds, images=10 * passes, first_batch=0, passes=passes)
 
-    worker._repeated(timed, 3, lambda *_: None, torch.device("cuda"))
+    worker._repeated(timed, 3, lambda *_: None, warm_up=worker.GPU_WARM_UP_SECONDS)
     warm = [each for each in asked if each == (0, 1)]
     assert 1 + 30 <= len(warm) <= 1 + 32
     assert asked[len(warm) :] == [(1, 25), (2, 25)]
