@@ -179,7 +179,11 @@ def _measure(
     then = {} if options.resume is None else resume.environment(folder)
     threads = int(then.get("threads") or options.threads or machine.cores())
     device = str(then.get("device") or options.device or "cpu")
-    if device == "cuda" and any("bf16" in cell.protocol for cell in chosen.cells) and machine.emulates_bfloat16():
+    if (
+        device == "cuda"
+        and any(protocol(cell.protocol).precision == "bfloat16" for cell in chosen.cells)
+        and machine.emulates_bfloat16()
+    ):
         notes = [*notes, "bfloat16 is emulated by this GPU: +bf16 is slower here than float32 may be."]
         console.print(notes[-1])
     environment = machine.environment(place.stores, threads=threads, device=device, notes=notes)

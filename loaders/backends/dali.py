@@ -253,15 +253,13 @@ class Pipeline:
 
     def take(self) -> torch.Tensor:
         """The oldest batch that was fed, uint8 (B, H, W, C), in memory of its own, on the device that it was made on."""
+        # DALI writes its buffers again once they are released.
         if self._decoder == "mixed":
             # Its work is put in the order of this stream, which so waits for it; the process does not.
             (made,) = self._pipeline.share_outputs(cuda_stream=torch.cuda.current_stream())
-        else:
-            (made,) = self._pipeline.share_outputs()
-        # DALI writes its buffers again once they are released.
-        if self._decoder == "mixed":
             pictures = torch.utils.dlpack.from_dlpack(made.as_tensor()).clone()
         else:
+            (made,) = self._pipeline.share_outputs()
             pictures = torch.from_numpy(made.as_array().copy())
         self._pipeline.release_outputs()
         return pictures
