@@ -7,6 +7,7 @@ import time
 import numpy as np
 import torch
 
+from train.clock import Clock
 from train.loop import Task, Trainer, prepare_torch
 from train.protocol import protocol
 from train.transfer import PlacedBatch
@@ -31,11 +32,12 @@ def seconds(model: str, name: str, device: torch.device) -> float:
     batch = PlacedBatch(pixels, torch.randint(0, 10, (count,), device=device), np.arange(count))
     for _ in range(WARM_UP):
         trainer.step(batch, 0)
-    torch.cuda.synchronize()
+    sync = Clock.of(device).sync
+    sync()
     began = time.perf_counter()
     for _ in range(TIMED):
         trainer.step(batch, 0)
-    torch.cuda.synchronize()
+    sync()
     return (time.perf_counter() - began) / TIMED
 
 

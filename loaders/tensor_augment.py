@@ -47,7 +47,7 @@ def _mix(words: torch.Tensor) -> torch.Tensor:
 class Cutter:
     """Pads pictures of one size, crops them back at places of their own, and mirrors some: by one gather of pixels.
 
-    A pixel of three colours is gathered as one int32: on a GPU that took half the time of three bytes, on a CPU as long.
+    A pixel of three colours is gathered as one int32: docs/gpu.md has what that saves a GPU; a CPU takes as long.
 
     Args:
         augment: how far, and the padding's colour.
