@@ -41,13 +41,6 @@ class Interval:
         """Half the distance between the bounds."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
-    @property
-    def arms(self) -> tuple[float, float] | None:
-        """How far the bounds are below and above the mean, which need not be in the middle."""
-        if self.low is None or self.high is None:
-            return None
-        return max(0.0, self.mean - self.low), max(0.0, self.high - self.mean)
-
     def excludes(self, value: float) -> bool | None:
         """Whether ``value`` lies outside; None where there is no interval."""
         return None if self.low is None or self.high is None else not self.low <= value <= self.high

@@ -41,7 +41,7 @@ def accuracy_time(rows: Sequence[Row], place: Setting) -> Figure | None:
                 x_errors, y_errors = plot_style.arms(row.epoch), plot_style.arms(accuracy)
                 axes.errorbar(row.epoch.mean, accuracy.mean, y_errors, x_errors, **names[row.cell], linewidth=1)
         axes.margins(0.12)
-        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))  # a wide interval may pass zero; an epoch can't
+        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))  # nor may a margin pass it
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set(xlabel="epoch, seconds", ylabel="accuracy, %")
     return page.figure

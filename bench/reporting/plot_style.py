@@ -142,5 +142,7 @@ def images(figure: Figure) -> dict[str, bytes]:
 
 
 def arms(found: Interval) -> list[list[float]] | None:
-    """An interval as matplotlib draws it: lengths below and above, of one point."""
-    return None if found.arms is None else [[length] for length in found.arms]
+    """An interval as matplotlib draws it: how far its bounds are below and above the mean, which need not be in the middle."""
+    if found.low is None or found.high is None:
+        return None
+    return [[max(0.0, found.mean - found.low)], [max(0.0, found.high - found.mean)]]

@@ -241,10 +241,16 @@ def _timed(row: Row, one: Runs) -> Row:
 
 
 def _loading(one: Runs, images: float | None) -> Interval | None:
-    """It hardly varies from process to process, where the model's step does; None where nothing was waited for."""
+    """It hardly varies from process to process, where the model's step does; no interval where a run waited for nothing."""
     waited, copied = one.part("wait"), one.part("copy_")
     values = [(waited[number] + copied[number]) / images for number in waited if images]
-    return stats.positive_interval(values) if values and min(values) > 0 else None
+    if not values:
+        return None
+    return (
+        stats.positive_interval(values)
+        if min(values) > 0
+        else Interval(math.fsum(values) / len(values), None, None, len(values))
+    )
 
 
 def _compared(row: Row, one: Runs, every: Sequence[Runs]) -> Row:

@@ -182,7 +182,7 @@ def _over_memory(row: Row) -> str:
 def _microseconds(row: Row) -> str:
     found = row.loading
     if found is None:
-        return numbers.percent(row.held_up) if row.held_up else numbers.ABSENT
+        return numbers.ABSENT
     low, high = (None if bound is None else 1e6 * bound for bound in (found.low, found.high))
     return numbers.interval(Interval(1e6 * found.mean, low, high, found.n))
 

@@ -81,14 +81,14 @@ def _limited(best: Row, name: str) -> str:
         return "Without paired compute runs it is not known what limits training."
     figure = f"the best loader, {name}, costs {numbers.cost(cost)} of an epoch"
     if cost.high <= 0:
-        figure = f"the best loader, {name}, costs nothing that was found of an epoch"
-    waits = "" if best.held_up is None else numbers.percent(best.held_up)
+        figure = f"no cost of the best loader, {name}, was found"
+    waits = f"training waits {numbers.percent(best.held_up)} of an epoch for batches"
     if cost.high <= COMPUTE_BOUND:
-        return f"Training is limited by the model here: {figure}{waits and f'; training waits {waits} of one for batches'}."
+        return f"Training is limited by the model here: {figure}; {waits}."
     if cost.low > COMPUTE_BOUND:
         return f"Training is limited by loading here: even {figure}."
     if best.held_up is not None and best.held_up <= COMPUTE_BOUND:
-        return f"Training waits {waits} of an epoch for its batches; with what loading may take from the model, {figure}."
+        return f"{waits.capitalize()}; with what loading may take from the model, {figure}."
     return f"The evidence is too thin to say what limits training: {figure}."
 
 

@@ -98,8 +98,9 @@ def test_a_bar_s_interval_is_the_table_s(make: MakeRecord) -> None:
     found = rows[0].epoch
     assert figure is not None
     assert found is not None
-    assert found.arms is not None
-    assert found.arms[1] > 1.1 * found.arms[0]
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high - found.mean > 1.1 * (found.mean - found.low)
     (line,) = [each for each in figure.axes[0].collections if isinstance(each, LineCollection)]
     (ends,) = line.get_segments()
     assert [ends[0][0], ends[1][0]] == pytest.approx([found.low, found.high])

@@ -163,7 +163,7 @@ def test_the_verdict_of_training_that_the_model_limits(records: list[Record]) ->
     """A cost of 1 % with a narrow interval, and one equal."""
     assert tables(records)[0].verdict == (
         "Training is limited by the model here: the best loader, mmap, costs 1.0 % [1.0, 1.0] of an epoch; "
-        "training waits 2.0 % of one for batches. Fastest: mmap; not distinguishable from it: hdf5. "
+        "training waits 2.0 % of an epoch for batches. Fastest: mmap; not distinguishable from it: hdf5. "
         "For this data and machine use mmap; hdf5 is its equal in training."
     )
 
