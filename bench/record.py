@@ -32,6 +32,7 @@ class Epoch(Frozen):
             to time. Every other figure is the sum over the passes.
         bytes_read: from the disk meanwhile, by the run's processes and the embedded database server's.
         resident: the share of the store's pages that were in memory when it began, in [0, 1]; of cold epochs only.
+        alone, alone_images: of ``train``: seconds of the model's steps on batches in place, directly after, and their images.
     """
 
     total: float
@@ -43,6 +44,8 @@ class Epoch(Frozen):
     passes: int = 1
     bytes_read: int | None = None
     resident: float | None = None
+    alone: float | None = None
+    alone_images: int | None = None
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -184,6 +184,23 @@ class Trainer:
         self.check_losses()
         return times
 
+    def rehearse(self, batches: Iterable[Batch], epoch: int, clock: Clock) -> EpochTimes:
+        """Train on every batch as ``train_epoch`` does, then forget it: weights, optimiser and losses are as before.
+
+        Only after a step: the optimiser has no state to go back to before its first one.
+        """
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        tensors += [value for state in self.optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
+        kept, losses = [each.detach().clone() for each in tensors], self.losses
+        try:
+            return time_epoch(batches, self.place, lambda batch: self.step(batch, epoch), clock)
+        finally:
+            # In place: a captured graph holds their addresses.
+            with torch.no_grad():
+                for tensor, value in zip(tensors, kept, strict=True):
+                    tensor.copy_(value)
+            self._pending, self._losses = [], list(losses)
+
     def step(self, batch: PlacedBatch, epoch: int) -> int:
         """Learn from one batch, without waiting for the device; returns the number of its images."""
         rate = self.protocol.rate(len(self._losses) + len(self._pending), self._steps)

@@ -25,6 +25,7 @@ EVALUATION_SPEED = 3.0  # times as fast as training
 LOADING = 20_000
 LOADING_GPU_SECONDS = 1.0  # there, formats load so fast that waking up the GPU and filling a unit of time take most of it
 START_SECONDS = {"cpu": 1.0, "cuda": 4.0}
+ALONE_STEPS = 64  # of ``bench.running.held``, which needs torch
 VALIDATION_IMAGES = 10_000
 ALL_IMAGES = 50_000
 
@@ -44,8 +45,11 @@ def _cell_seconds(cell: Cell, cores: int, device: str) -> float:
     if cell.model is None:
         return START_SECONDS[device] + (images / LOADING if device == "cpu" else LOADING_GPU_SECONDS)
     rate = _gpu_rate(cell.model) if device == "cuda" else TRAINING[cell.model] * cores / MEASURED_CORES
-    evaluated = (recipe.val_limit or VALIDATION_IMAGES) if cell.mode == "train" else 0
-    return START_SECONDS[device] + images / rate + evaluated / (rate * EVALUATION_SPEED)
+    evaluated, alone = 0, 0
+    if cell.mode == "train":  # after each epoch the model trains alone, which is no more than another epoch
+        evaluated = recipe.val_limit or VALIDATION_IMAGES
+        alone = min(images, recipe.epochs * ALONE_STEPS * recipe.batch_size)
+    return START_SECONDS[device] + (images + alone) / rate + evaluated / (rate * EVALUATION_SPEED)
 
 
 def _gpu_rate(model: str) -> float:

@@ -6,7 +6,6 @@ The fork server imports this module once; a run then starts by a fork of it, bef
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import itertools
 import math
@@ -15,7 +14,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,11 +29,11 @@ from bench.record import Epoch
 from bench.running import limits, pinning, usage
 from bench.running.cache import Drop, Dropped
 from bench.running.feeding import Feeding
+from bench.running.held import ALONE_STEPS, Held
 from bench.running.planted import PlantedStore
 from bench.running.usage import Meter
 from datasets.errors import LoadstoneError
 from loaders import order
-from loaders.engine import Batch
 from loaders.feed import AUGMENTED, FeedStore
 from loaders.loading import Loader, loader
 from loaders.order import Draws
@@ -47,8 +46,6 @@ from train.transfer import PlacedBatch, Transfer
 
 # A pass over small data takes less than timers and schedulers are good for: passes are repeated until they fill this.
 LOAD_SECONDS = 0.25
-# Batches that ``compute`` holds in place and repeats; enough that weights, not one batch, are what caches hold.
-COMPUTE_BATCHES = 16
 # On a GPU the passes before the first that is timed take so long: its clocks, and its bus, wake up in that time.
 GPU_WARM_UP_SECONDS = 0.3
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -203,9 +200,14 @@ def _feed_identity(batches: Loader, store: FeedStore) -> dict[str, Any]:
 
 def _train(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
     trainer, epochs = _trainer(feeding.loader, job, recipe, device), []
+    held = Held(trainer.place, len(feeding.loader))
     for number in range(recipe.epochs):
         feeding.loader.set_epoch(number)
-        epochs.append(feeding.epoch(number, functools.partial(_trained, trainer, number, device)))
+        keep = held.keeping if number == 0 else iter
+        times = feeding.epoch(number, lambda batches: _trained(trainer, number, device, keep(batches)))  # noqa: B023
+        # In the same process and minute: from one to the next, the same steps take 3 to 20 % more or less.
+        alone = trainer.rehearse(held.repeated(ALONE_STEPS), number, Clock.of(device))
+        epochs.append(times.model_copy(update={"alone": alone.step, "alone_images": alone.images}))
         tell(number, recipe.epochs, epochs[-1])
     with loader(
         feeding.loader.reader.store,
@@ -305,24 +307,12 @@ def _touch(images: torch.Tensor) -> int:
 
 
 def _compute(feeding: Feeding, job: Job, recipe: Protocol, device: torch.device, tell: Tell) -> dict[str, Any]:
-    batches = feeding.loader
-    trainer, epochs = _trainer(batches, job, recipe, device), []
-    batches.set_epoch(0)
-    steps = len(batches)
-    held = [trainer.place(batch) for batch in _some(batches, steps)]
-
-    def timed(number: int) -> Epoch:
-        repeated = itertools.chain(itertools.islice(itertools.cycle(held[:-1] or held), steps - 1), held[-1:])
-        return feeding.epoch(number, lambda _: _trained(trainer, number, device, repeated))
-
+    trainer, epochs = _trainer(feeding.loader, job, recipe, device), []
+    feeding.loader.set_epoch(0)
+    held = Held(trainer.place, len(feeding.loader))
+    for _ in held.keeping(feeding.loader):
+        pass
     for number in range(recipe.epochs):
-        epochs.append(timed(number))
+        epochs.append(feeding.epoch(number, lambda _: _trained(trainer, number, device, held.repeated())))  # noqa: B023
         tell(number, recipe.epochs, epochs[-1])
     return {"epochs": tuple(epochs), "losses": trainer.losses}
-
-
-def _some(batches: Iterable[Batch], steps: int) -> Iterator[Batch]:
-    """The first batches of an epoch and its last, which may be smaller."""
-    for number, batch in enumerate(batches):
-        if number < COMPUTE_BATCHES - 1 or number == steps - 1:
-            yield batch

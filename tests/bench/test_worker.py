@@ -14,15 +14,17 @@ import torch
 
 from bench.experiment import Cell
 from bench.record import Epoch
-from bench.running import limits, worker
+from bench.running import held, limits, worker
 from bench.running.worker import Job
 from datasets.errors import PathRefused, StoreCorrupt, UnknownName
 from datasets.registry import open_source
 from loaders import loader, order
+from loaders.engine import Batch
 from loaders.feed import FeedStore
 from loaders.order import Indices
 from loaders.pack import open_store, pack
 from train.protocol import protocol
+from train.transfer import PlacedBatch
 
 Run = Callable[..., dict[str, Any]]
 
@@ -140,9 +142,34 @@ def test_loading_that_is_slow_enough_is_not_repeated(run: Run, monkeypatch: pyte
     assert {epoch.passes for epoch in run("load")["epochs"]} == {1}
 
 
+def test_after_each_epoch_the_model_trains_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On as many pictures, or no more than a number of steps; what it learns there is forgotten."""
+    whole = run("train")
+    assert [(epoch.alone_images, epoch.alone > 0) for epoch in whole["epochs"]] == [(300, True)] * EPOCHS
+    monkeypatch.setattr(worker, "ALONE_STEPS", 2)
+    cut = run("train")
+    assert [epoch.alone_images for epoch in cut["epochs"]] == [256] * EPOCHS
+    assert cut["losses"] == whole["losses"]
+    assert {epoch.alone for epoch in run("load")["epochs"]} == {None}
+
+
+def test_held_batches_are_copies_and_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine fills its batches again; of large pictures one batch is held, and the epoch's last."""
+    shape = (4, 3, 8, 8)
+    batches = [
+        Batch(torch.full(shape, n, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), np.arange(4)) for n in range(5)
+    ]
+    monkeypatch.setattr(held, "BYTES", 1)
+    kept = held.Held(lambda batch: PlacedBatch(*batch), 5)
+    for batch in kept.keeping(batches):
+        batch.images.zero_()
+    assert [int(batch.images[0, 0, 0, 0]) for batch in kept.repeated()] == [0, 0, 0, 0, 4]
+    assert [int(batch.images[0, 0, 0, 0]) for batch in kept.repeated(3)] == [0, 0, 0]
+
+
 def test_compute_repeats_batches_and_loads_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many pictures and steps as in training, the smaller last batch too; the batches wait in place."""
-    monkeypatch.setattr(worker, "COMPUTE_BATCHES", 2)
+    monkeypatch.setattr(held, "BATCHES", 2)
     found = run("compute", "memory")
     assert [epoch.images for epoch in found["epochs"]] == [300] * EPOCHS
     assert len(found["losses"]) == EPOCHS * 3

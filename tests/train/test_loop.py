@@ -114,6 +114,17 @@ def test_evaluation_changes_nothing(short: Protocol, task: Task, batches: Batche
     assert plain.losses == watched.losses
 
 
+def test_a_rehearsal_is_forgotten(short: Protocol, task: Task, batches: Batches) -> None:
+    """Weights, statistics, momentum, rate and losses go on as if it had not been; it takes the steps that it is given."""
+    plain, rehearsed = trainer(short, task), trainer(short, task)
+    for epoch in range(2):
+        plain.train_epoch(batches(32), epoch, CLOCK)
+        rehearsed.train_epoch(batches(32), epoch, CLOCK)
+        assert rehearsed.rehearse(batches(16), epoch, CLOCK).images == 80
+    assert plain.losses == rehearsed.losses
+    assert plain.evaluate(batches(32)) == rehearsed.evaluate(batches(32))
+
+
 def test_evaluation_does_not_depend_on_batches(short: Protocol, task: Task, batches: Batches) -> None:
     """Pictures are judged alone, not augmented, and with the statistics that training left."""
     new = trainer(short, task)
