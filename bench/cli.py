@@ -112,6 +112,9 @@ PLACE = (
 )
 
 
+DETAILS = click.option("--details", is_flag=True, help="Print every table that table.md holds, not the first one alone.")
+
+
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say where things are; they reach the command as one ``Place``."""
 
@@ -197,12 +200,13 @@ def run(experiment: str | None, place: Place, **options: Any) -> None:
 
 @main.command(short_help="Make a run's tables and plots anew.", epilog=_examples("loadstone report results/quick-2026-11-23-1"))
 @click.argument("folder", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
-    """Make the tables and plots of the run in FOLDER anew from its records, and print the table."""
+@DETAILS
+def report(folder: Path, details: bool) -> None:
+    """Make the tables and plots of the run in FOLDER anew from its records, and print the first table."""
     from bench.reporting.report import report as make
     from bench.running.progress import plain_console
 
-    make(folder).show(plain_console())
+    make(folder).show(plain_console(), details=details)
 
 
 @main.command(short_help="Hold a run against its targets.", epilog=_examples("loadstone targets results/loaders-2026-11-24-1"))
@@ -243,6 +247,7 @@ def compare(a: Path, b: Path, anyway: bool) -> None:
     epilog=_examples(
         "loadstone recommend results/quick-2026-11-23-1",
         "loadstone recommend results/quick-2026-11-23-1 --for disk",
+        "loadstone recommend results/quick-2026-11-23-1 --train-speed 50000",
     ),
 )
 @click.argument("folder", type=_PATH)
@@ -252,16 +257,19 @@ def compare(a: Path, b: Path, anyway: bool) -> None:
     type=click.Choice(["speed", "disk", "memory"]),
     default="speed",
     show_default=True,
-    help="What matters: time of an epoch, bytes on disk, or memory of the processes.",
+    help="What matters: loading time, bytes on disk, or memory of the processes.",
 )
-def recommend(folder: Path, aim: Any) -> None:
-    """Say which storage format to use on this machine and data, by the run in FOLDER: what is as good, what the rest costs.
-
-    Where the evidence is too thin, it says so, and how many rounds a new experiment would need.
-    """
+@click.option(
+    "--train-speed",
+    type=click.FloatRange(min=1),
+    metavar="N",
+    help="Images a second of a training on a GPU that is not here: say what feeds it, and with how many workers or threads.",
+)
+def recommend(folder: Path, aim: Any, train_speed: float | None) -> None:
+    """Say which storage format to use on this machine and data, by the run in FOLDER: what is as good, what the rest costs."""
     from bench.commands.recommend import show
 
-    show(folder, aim)
+    show(folder, aim, train_speed)
 
 
 @main.command(

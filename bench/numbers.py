@@ -27,6 +27,18 @@ def interval(found: Interval | None) -> str:
     return _bounded(found, places, "")
 
 
+def plus_minus(found: Interval | None, factor: float = 1.0) -> str:
+    """``0.61 ±0.02``, for narrow columns: the larger arm of the interval; the mean alone where there is none."""
+    if found is None:
+        return ABSENT
+    mean = factor * found.mean
+    if found.low is None or found.high is None:
+        return _signed(mean, decimals(mean, None))
+    arm = factor * max(found.high - found.mean, found.mean - found.low)
+    places = decimals(mean, arm)
+    return f"{_signed(mean, places)} ±{_signed(max(arm, 10**-places), places)}"
+
+
 def percent_interval(found: Interval | None) -> str:
     """``1.2 % [0.4, 2.0]``, of a fraction."""
     if found is None:
@@ -38,19 +50,19 @@ def percent_interval(found: Interval | None) -> str:
     return _bounded(scaled, places, " %")
 
 
-def cost(found: Interval | None) -> str:
-    """A part of an epoch that is lost: ``1.2 % [0.4, 2.0]``; where it is not told from nothing, how large it may be at most."""
-    if found is None or found.low is None or found.high is None:
-        return ABSENT if found is None else percent(max(0.0, found.mean))
-    if found.low > 0:
-        return percent_interval(found)
-    return f"under {_ceiled(100 * found.high)} %" if found.high > 0 else "none found"
+def slowdown(ratio: Interval | None) -> str:
+    """By how much a ratio is over 1: ``1.2 % [0.4, 2.0]``; where it is not told from nothing, how large it may be at most."""
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return ABSENT
+    if ratio.low > 1:
+        return percent_interval(Interval(ratio.mean - 1, ratio.low - 1, ratio.high - 1, ratio.n))
+    return f"under {_ceiled(100 * (ratio.high - 1))} %" if ratio.high > 1 else "none found"
 
 
 def _ceiled(value: float) -> str:
     """Rounded up, to two digits below 10."""
     places = 0 if value >= 10 else 1
-    return f"{math.ceil(value * 10**places) / 10**places:.{places}f}"
+    return f"{math.ceil(round(value * 10**places, 6)) / 10**places:.{places}f}"
 
 
 def percent(fraction: float | None) -> str:
@@ -58,6 +70,11 @@ def percent(fraction: float | None) -> str:
     if fraction is None:
         return ABSENT
     return _signed(100 * fraction, 0 if abs(fraction) >= 0.095 else 1) + " %"
+
+
+def signed_percent(fraction: float) -> str:
+    """``percent``, with its sign."""
+    return ("+" if fraction > 0 else "") + percent(fraction)
 
 
 def rate(per_second: float | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,6 +46,23 @@ class Runs:
         return {number: value for number, value in found.items() if value is not None}
 
     @property
+    def images(self) -> float | None:
+        """Of one pass, mean over runs."""
+        return mean(mean(part.images / part.passes for part in record.measured) for record in self.ok.values())
+
+    @property
+    def alone(self) -> dict[int, float]:
+        """Seconds an image of the model alone, by round: the mean of what followed each epoch of the run."""
+        found = {number: mean(map(_alone, record.epochs)) for number, record in self.ok.items()}
+        return {number: value for number, value in found.items() if value is not None}
+
+    @property
+    def slowdown(self) -> dict[int, float]:
+        """By round, how much longer the model's steps took beside loading than alone, just before and after: a ratio."""
+        found = {number: _slowdown(record.epochs) for number, record in self.ok.items()}
+        return {number: value for number, value in found.items() if value is not None}
+
+    @property
     def measured(self) -> list[Epoch]:
         """Every measured epoch of every run."""
         return [epoch for record in self.ok.values() for epoch in record.measured]
@@ -72,6 +91,20 @@ def mean(values: Iterable[float | None]) -> float | None:
     """The mean of what is there; None where nothing is."""
     kept = [value for value in values if value is not None]
     return math.fsum(kept) / len(kept) if kept else None
+
+
+def _alone(epoch: Epoch) -> float | None:
+    return epoch.alone / epoch.alone_images if epoch.alone and epoch.alone_images else None
+
+
+def _slowdown(epochs: Sequence[Epoch]) -> float | None:
+    """The median over the measured epochs: another program's burst falls on one of them."""
+    ratios = []
+    for before, epoch in itertools.pairwise(epochs):
+        earlier, later = _alone(before), _alone(epoch)
+        if earlier and later and epoch.step > 0:
+            ratios.append(epoch.step / epoch.images / math.sqrt(earlier * later))
+    return statistics.median(ratios) if ratios else None
 
 
 def _runs(cell: Cell, names: Mapping[str, str], records: Sequence[Record], rounds: int) -> Runs:

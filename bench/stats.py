@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from scipy import special
 
 LEVEL = 0.95
 POWER = 0.9
+# From so many samples on, their spreads are known to say something of each other's, and never more than so many runs would.
+MODERATED_FROM = 4
+MOST_PRIOR_FREEDOM = 4.0
 MOST_ROUNDS = 1000  # more than anyone runs: a difference that needs them is not worth having
 
 
@@ -141,6 +145,103 @@ def minus_one(ratio: Interval) -> Interval:
     """By how much a ratio is over 1."""
     low, high = (None if bound is None else bound - 1 for bound in (ratio.low, ratio.high))
     return Interval(ratio.mean - 1, low, high, ratio.n)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error; ``error`` and ``freedom`` are None where there are too few values to know."""
+
+    mean: float
+    error: float | None
+    freedom: float | None
+    n: int
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """Student's."""
+        if self.error is None or self.freedom is None:
+            return Interval(self.mean, None, None, self.n)
+        half = _quantile(self.freedom, level) * self.error
+        return Interval(self.mean, self.mean - half, self.mean + half, self.n)
+
+    def p_value(self) -> float | None:
+        """How often a mean of nothing would be this far from it or further."""
+        if self.error is None or self.freedom is None:
+            return None
+        return _two_sided(self.mean, self.error, self.freedom)
+
+
+def moderated(samples: Sequence[Sequence[float]], most_freedom: float = math.inf) -> list[Estimate]:
+    """The mean of every sample; what is known of its spread is shared with the others, as far as they spread alike.
+
+    Three values say little of a spread. Each variance is drawn towards what the samples have in common, the less so the more
+    they differ. Source: Smyth 2004, doi:10.2202/1544-6115.1027, sections 4 and 6.2; ours are that nothing is shared among
+    fewer than ``MODERATED_FROM`` samples, and that what is shared counts for ``MOST_PRIOR_FREEDOM`` degrees of freedom at most:
+    so false alarms stay where they should be when one sample spreads five times as much as the others.
+
+    Args:
+        samples: may be of different lengths.
+        most_freedom: degrees of freedom that all samples have together, where they depend on each other.
+    """
+    variances = [deviation(values) ** 2 if len(values) > 1 else None for values in samples]
+    known = [(found, len(values) - 1) for found, values in zip(variances, samples, strict=True) if found]
+    prior, freedom = _prior(known) if len(known) >= MODERATED_FROM else (0.0, 0.0)
+    found = []
+    for values, variance in zip(samples, variances, strict=True):
+        n = len(values)
+        mean = math.fsum(values) / n if n else math.nan
+        if variance is None:
+            found.append(Estimate(mean, None, None, n))
+            continue
+        shared = (freedom * prior + (n - 1) * variance) / (freedom + n - 1)
+        found.append(Estimate(mean, math.sqrt(shared / n), min(freedom + n - 1, max(most_freedom, n - 1)), n))
+    return found
+
+
+def _prior(known: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """The variance that samples have in common, and for how many degrees of freedom it counts. Source: as above, 6.2."""
+    logs = [math.log(found) - float(special.digamma(df / 2)) + math.log(df / 2) for found, df in known]
+    mean = math.fsum(logs) / len(logs)
+    chance = math.fsum(float(special.polygamma(1, df / 2)) for _, df in known) / len(known)
+    beyond = deviation(logs) ** 2 - chance
+    if beyond <= 0:  # no more than chance makes equal spreads differ
+        return math.exp(mean), MOST_PRIOR_FREEDOM
+    freedom = 2 * _inverse_trigamma(beyond)
+    variance = math.exp(mean + float(special.digamma(freedom / 2)) - math.log(freedom / 2))
+    return variance, min(MOST_PRIOR_FREEDOM, freedom)
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Newton's steps on the reciprocal, which is nearly straight. Source: as above, appendix."""
+    found = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(special.polygamma(1, found))
+        step = trigamma * (1 - trigamma / value) / float(special.polygamma(2, found))
+        found += step
+        if -step < 1e-8 * found:
+            break
+    return found
+
+
+def pair_p_values(rows: Sequence[Mapping[int, float]]) -> dict[tuple[int, int], float | None]:
+    """For every pair of rows, values by round, the p value of their moderated paired log ratios; None as ``p_value``."""
+    pairs = list(itertools.combinations(range(len(rows)), 2))
+    logs = [_log_ratios(*paired(rows[a], rows[b])) for a, b in pairs]
+    rounds = max((len(each) for each in logs), default=0)
+    estimates = moderated(logs, (len(rows) - 1) * (rounds - 1))
+    return {pair: estimate.p_value() for pair, estimate in zip(pairs, estimates, strict=True)}
+
+
+def sum_interval(parts: Sequence[tuple[float, Interval]]) -> Interval:
+    """``sum(factor * part)`` of independent positive parts, each with an interval; ``n`` is the smallest.
+
+    The half-widths add up by their squares, each side by itself: what is known of the parts is on a logarithmic scale.
+    """
+    mean, n = math.fsum(factor * part.mean for factor, part in parts), min(part.n for _, part in parts)
+    if any(part.low is None or part.high is None for _, part in parts):
+        return Interval(mean, None, None, n)
+    low = math.sqrt(math.fsum((factor * (part.mean - (part.low or 0.0))) ** 2 for factor, part in parts))
+    high = math.sqrt(math.fsum((factor * ((part.high or 0.0) - part.mean)) ** 2 for factor, part in parts))
+    return Interval(mean, max(0.0, mean - low), mean + high, n)
 
 
 def distinguishable(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> bool | None:

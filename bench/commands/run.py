@@ -53,6 +53,7 @@ class Options:
     dry_run: bool = False
     resume: Path | None = None
     despite_differences: bool = False
+    details: bool = False
 
 
 def execute(name: str | None, place: Place, options: Options) -> int:
@@ -88,7 +89,7 @@ def _named(name: str | None) -> str:
 def _resumed(name: str | None, options: Options) -> Experiment:
     """The experiment of the folder that is to be resumed; nothing may cut or change it."""
     assert options.resume is not None
-    kept = ("resume", "despite_differences", "dry_run")
+    kept = ("resume", "despite_differences", "dry_run", "details")
     changed = [each.name for each in dataclasses.fields(options) if each.name not in kept and getattr(options, each.name)]
     if name is not None or changed:
         extra = ", ".join(["EXPERIMENT"] * (name is not None) + [f"--{each}" for each in changed])
@@ -206,7 +207,7 @@ def _measure(
         except RoomError as error:
             full = error  # first the table of what there is
     if (folder / RUNS).exists():
-        report(folder).show(console)
+        report(folder).show(console, details=options.details)
     elif not full:
         return INTERRUPTED
     if full:

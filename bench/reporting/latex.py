@@ -30,7 +30,7 @@ _SPECIAL = {
 
 
 def to_latex(found: Sequence[Table]) -> str:
-    """Every table, with its caption, label, notes and verdict."""
+    """Every table, with its caption, label and notes."""
     return "% Needs \\usepackage{booktabs,graphicx}.\n" + "\n".join(map(_latex, found))
 
 
@@ -48,7 +48,6 @@ def _plain(letter: str) -> str:
 def _latex(table: Table) -> str:
     layout = "".join("r" if column.right else "l" for column in table.columns)
     body = [_row(line, len(table.columns)) for line in table.lines]
-    below = [*table.notes, table.verdict]
     return "\n".join(
         [
             r"\begin{table}[htbp]",
@@ -66,7 +65,7 @@ def _latex(table: Table) -> str:
             r"\end{tabular}}",
             "",
             r"\smallskip\begin{minipage}{\linewidth}\raggedright",
-            *(escape(line) + r"\par" for line in below),
+            *(escape(line) + r"\par" for line in table.notes),
             r"\end{minipage}",
             r"\end{table}",
             "",

@@ -70,12 +70,12 @@ def _titles(panels: Panels) -> list[str]:
     return [" · ".join(part for part in each if part) for each in zip(short, protocols, limits, strict=True)]
 
 
-def footer(panels: Panels, place: Setting, what: str) -> str:
+def footer(panels: Panels, place: Setting, *what: str) -> str:
     """Experiment, rounds, cache, machine, versions, limit, and what is drawn; lines break between these only."""
     rows = [row for panel in panels for row in panel]
     limits = sorted({row.cell.limit for row in rows if row.cell.limit is not None})
     limited = [f"limited to {', '.join(f'{limit:,}' for limit in limits)} training images"] if limits else []
-    parts = [part for part in (place.experiment,) if part] + wording.conditions(rows, place) + limited + [what]
+    parts = [part for part in (place.experiment,) if part] + wording.conditions(rows, place) + limited + [*what]
     return " · ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
 
 

@@ -54,7 +54,6 @@ LOOKS = {
     "zarr": Look("#A7D8F2", "**", "8"),
 }
 _OTHERS = tuple(Look(colour, "**", ">") for colour in (YELLOW, PURPLE, SKY))
-PARTS = {"step": ("#DADADA", ""), "copy": ("#FFFFFF", "////"), "wait": ("#303030", "")}
 RC: dict[Any, Any] = {
     "font.size": 8.5,
     "axes.titlesize": 9,

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib as mpl
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from bench import numbers
 from bench.record import Record
-from bench.reporting import plot_limits, plot_points, plot_style, wording
+from bench.reporting import plot_limits, plot_points, plot_roofline, plot_style, wording
 from bench.reporting.plot_layout import Legend, Panels, bound_line, footer, grid, groups, intervals
-from bench.reporting.plot_style import PARTS, Sheet, look
+from bench.reporting.plot_style import Sheet, look
 from bench.reporting.summary import Row
 from bench.reporting.wording import Setting
 
-NAMES = ("epoch_time", "epoch_parts", "accuracy_time", "loss", "size_speed", "load_limits")
+NAMES = ("roofline", "loading_time", "epoch_time", "accuracy_time", "loss", "size_speed", "load_limits")
+GONE = ("epoch_parts",)  # of earlier versions
 
 _LETTER = 0.064  # inches, of a label
 _ROOM = 1.3  # of the longest bar, so that figures have a column of their own
@@ -30,8 +29,9 @@ def plots(records: Sequence[Record], rows: Sequence[Row], place: Setting) -> dic
     drawn: dict[str, Figure | None] = {}
     found: dict[str, bytes] = {}
     with mpl.rc_context(plot_style.RC):
+        drawn["roofline"] = plot_roofline.roofline(rows, place)
+        drawn["loading_time"] = loading_time(rows, place)
         drawn["epoch_time"] = epoch_time(rows, place)
-        drawn["epoch_parts"] = epoch_parts(rows, place)
         drawn["accuracy_time"] = plot_points.accuracy_time(rows, place)
         drawn["loss"] = plot_points.loss(records, rows, place)
         drawn["size_speed"] = plot_points.size_speed(rows, place)
@@ -48,17 +48,15 @@ def epoch_time(rows: Sequence[Row], place: Setting) -> Figure | None:
     panels = groups(rows, mode)
     if not panels:
         return None
-    bounds = {row.group[:4]: row.epoch for row in rows if row.cell.mode == "compute" and row.epoch}
-    shown = mode == "train" and any(panel[0].group[:4] in bounds for panel in panels)
-    legend = [(bound_line(), "compute alone: the same steps, batches in place")] if shown else []
+    legend = [(bound_line(), "the model alone: the same steps, batches in place")] if mode == "train" else []
     subject = "Mean epoch time by backend" if mode == "train" else "Mean time of a pass, loading only, by backend"
     page = _bars(panels, subject, footer(panels, place, intervals(panels)), legend)
     for axes, panel in zip(page.panels, panels, strict=True):
         _draw_times(axes, panel)
-        bound = bounds.get(panel[0].group[:4]) if mode == "train" else None
-        if bound is not None:
-            axes.axvline(bound.mean, color="black", linestyle=(0, (4, 2)), linewidth=1)
-            axes.set_xlim(0, max(axes.get_xlim()[1], bound.mean * _ROOM))
+        alone = next((row.held.alone.mean * (row.train_images or 0) for row in panel if row.held.alone), None)
+        if alone is not None:
+            axes.axvline(alone, color="black", linestyle=(0, (4, 2)), linewidth=1)
+            axes.set_xlim(0, max(axes.get_xlim()[1], alone * _ROOM))
         axes.set_xlabel("epoch, seconds" if mode == "train" else "pass, seconds")
     return page.figure
 
@@ -85,37 +83,23 @@ def _absent(axes: Axes, spot: int, row: Row) -> None:
     axes.text(0, spot, words, va="center_baseline", style="italic", color=plot_style.GREY, bbox=ground)
 
 
-def epoch_parts(rows: Sequence[Row], place: Setting) -> Figure | None:
-    """What an epoch is made of: wait, copy and step, stacked."""
-    panels = groups(rows, "train") or groups(rows, "load")
+def loading_time(rows: Sequence[Row], place: Setting) -> Figure | None:
+    """How long training waits for an image, by backend: a panel a data set and model."""
+    panels = [[row for row in panel if row.held.time] for panel in groups(rows, "train")]
+    panels = [panel for panel in panels if panel]
     if not panels:
         return None
-    legend: list[tuple[Artist, str]] = [
-        (Patch(facecolor=colour, hatch=hatch, edgecolor="black", linewidth=0.6), _PART_WORDS[part])
-        for part, (colour, hatch) in PARTS.items()
-    ]
-    subject = f"What {'an epoch' if panels[0][0].cell.mode == 'train' else 'a pass, loading only,'} is made of"
-    page = _bars(panels, subject, footer(panels, place, "means over runs, at the right the share spent waiting"), legend)
+    page = _bars(panels, "Loading time in training, by backend", footer(panels, place, intervals(panels)), ())
     for axes, panel in zip(page.panels, panels, strict=True):
-        for spot, row in enumerate(panel):
-            _draw_parts(axes, spot, row)
-        axes.set_xlabel("epoch, seconds" if panel[0].cell.mode == "train" else "pass, seconds")
+        times = [row.held.time for row in panel if row.held.time]
+        for spot, (row, time) in enumerate(zip(panel, times, strict=True)):
+            style, microseconds = look(row.cell.backend_name), 1e6 * time.mean
+            axes.barh(spot, microseconds, height=0.68, color=style.colour, hatch=style.hatch, edgecolor="black", linewidth=0.6)
+            arms = [[1e6 * arm for arm in side] for side in plot_style.arms(time) or [[0.0], [0.0]]]
+            axes.errorbar(microseconds, spot, xerr=arms, color="black", linewidth=1.1)
+            _beside(axes, spot, numbers.plus_minus(time, 1e6))
+        axes.set(xlim=(0, max(1e6 * (time.high or time.mean) for time in times) * _ROOM * 1.35), xlabel="µs an image")
     return page.figure
-
-
-_PART_WORDS = {"step": "step (model)", "copy": "copy (to device)", "wait": "wait (for a batch)"}
-
-
-def _draw_parts(axes: Axes, spot: int, row: Row) -> None:
-    if row.epoch is None:
-        _absent(axes, spot, row)
-        return
-    left = 0.0
-    for part, seconds in (("step", row.step_seconds), ("copy", row.copy_seconds), ("wait", row.wait_seconds)):
-        colour, hatch = PARTS[part]
-        axes.barh(spot, seconds or 0.0, left=left, height=0.68, color=colour, hatch=hatch, edgecolor="black", linewidth=0.6)
-        left += seconds or 0.0
-    _beside(axes, spot, numbers.percent(row.share(row.wait_seconds)))
 
 
 def _bars(panels: Panels, title: str, foot: str, legend: Legend) -> Sheet:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from bench import stats
+from bench.reporting.loading import COST, training_speed
 from bench.reporting.summary import Row
 from bench.reporting.ties import ties
 from bench.runs import mean
@@ -15,9 +16,7 @@ from bench.stats import Interval
 Aim = Literal["speed", "disk", "memory"]
 AIMS: tuple[Aim, ...] = get_args(Aim)
 
-COMPUTE_BOUND = 0.05  # of an epoch: a loading cost that lies below it, interval and all, is not what limits training
 SAME_SIZE = 0.01  # sizes nearer than that are a file system's rounding
-_FEW_RUNS = 2
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,10 @@ class Advice:
     Attributes:
         chosen: the row to use; None where no storage format did equal work.
         equals: rows that are as good under the aim.
-        next_best: the best row that is not. loss: what it needs over the chosen one: a ratio of epoch times, bytes on
-            disk or bytes of memory; of sizes without an interval.
-        slower: the chosen row's epoch time over the fastest format's, where it is another row.
-        any_will_do: training is limited by the model whichever format feeds it.
+        next_best: the best row that is not. loss: what it needs over the chosen one: a ratio of loading times, bytes on disk
+            or bytes of memory; of sizes without an interval.
         workers: the fewest that are not told apart from the best number, of those the chosen format was run with; None
             where it was run with one number only, or too few rounds tell.
-        few: there are too few runs for advice. noisy: runs spread over a tenth of their mean.
-        rounds_needed: of a new experiment that would tell 5 % apart; None where there were enough.
     """
 
     aim: Aim
@@ -42,17 +37,17 @@ class Advice:
     equals: tuple[Row, ...] = ()
     next_best: Row | None = None
     loss: Interval | None = None
-    slower: Interval | None = None
-    any_will_do: bool = False
     workers: int | None = None
-    few: bool = False
-    noisy: bool = False
-    rounds_needed: int | None = None
 
 
 def candidates(rows: Sequence[Row]) -> list[Row]:
     """Storage formats that ran and did the work asked for, the fastest first, as in the table."""
     return [row for row in rows if row.epoch is not None and not row.bound and row.equal_work]
+
+
+def most_cost(rows: Sequence[Row]) -> float | None:
+    """The most that a storage format of a training costs of an epoch, as a fraction; None where none is known."""
+    return max((row.held.cost.mean for row in candidates(rows) if row.held.cost), default=None)
 
 
 def advise(rows: Sequence[Row], aim: Aim) -> Advice:
@@ -62,25 +57,20 @@ def advise(rows: Sequence[Row], aim: Aim) -> Advice:
     if not ranked:
         return Advice(aim, None)
     best, equals = ranked[0]
-    chosen = _preferred(aim, [best, *equals])
-    others = [row for row in (best, *equals) if row is not chosen]
+    # Of equals the one that loads fastest by itself, which leaves room for a faster model; for other aims the faster one.
+    chosen = (
+        max([best, *equals], key=lambda row: row.load_images_per_second or 0.0)
+        if aim == "speed"
+        else min([best, *equals], key=lambda row: mean(row.judged.values()) or 0.0)
+    )
     next_best = next((row for row, _ in ranked[1:] if row not in equals), None)
-    fastest = formats[0]
-    needed = [row.rounds_needed for row in formats if row.rounds_needed is not None]
     return Advice(
         aim=aim,
         chosen=chosen,
-        equals=tuple(others),
+        equals=tuple(row for row in (best, *equals) if row is not chosen),
         next_best=next_best,
         loss=None if next_best is None else _loss(aim, next_best, chosen),
-        slower=None if chosen is fastest else _ratio(chosen.seconds, fastest.seconds),
-        any_will_do=all(
-            row.cost is not None and row.cost.high is not None and row.cost.high <= COMPUTE_BOUND for row in formats
-        ),
         workers=_workers_enough(chosen, formats),
-        few=chosen.runs <= _FEW_RUNS,
-        noisy=any(doubt.kind == "spread" for row in formats for doubt in row.doubts),
-        rounds_needed=max(needed, default=None),
     )
 
 
@@ -110,17 +100,10 @@ def _bytes(row: Row) -> int:
     return row.store_bytes or 0
 
 
-def _preferred(aim: Aim, equals: Sequence[Row]) -> Row:
-    """Of equals: for speed the one that loads fastest by itself, which leaves room for a faster model; else the fastest."""
-    if aim == "speed":
-        return max(equals, key=lambda row: row.load_images_per_second or 0.0)
-    return min(equals, key=lambda row: row.epoch.mean if row.epoch else 0.0)
-
-
 def _loss(aim: Aim, row: Row, chosen: Row) -> Interval | None:
     if aim == "disk":
         return Interval(_bytes(row) / _bytes(chosen), None, None, 1) if _bytes(chosen) else None
-    return _ratio(row.seconds, chosen.seconds) if aim == "speed" else _ratio(row.pss_bytes, chosen.pss_bytes)
+    return _ratio(row.judged, chosen.judged) if aim == "speed" else _ratio(row.pss_bytes, chosen.pss_bytes)
 
 
 def _ratio(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
@@ -128,14 +111,65 @@ def _ratio(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interv
     return stats.ratio_interval(*pairs) if pairs[0] else None
 
 
-def _workers_enough(chosen: Row, formats: Sequence[Row]) -> int | None:
-    """Among rows that differ from the chosen one in the number of workers alone."""
-    alike = [
+def _alike(chosen: Row, formats: Sequence[Row]) -> list[Row]:
+    """Rows that differ from the chosen one in the number of workers alone, itself included."""
+    return [
         row for row in formats if row.cell.model_copy(update={"workers": 0}) == chosen.cell.model_copy(update={"workers": 0})
     ]
+
+
+def _workers_enough(chosen: Row, formats: Sequence[Row]) -> int | None:
+    alike = _alike(chosen, formats)
     if len(alike) < 2:
         return None
-    tied = ties([row.seconds for row in alike])  # the first is the fastest
+    tied = ties([row.judged for row in alike])  # the first is the fastest
     if any(tied[0, place] is None for place in range(1, len(alike))):
         return None
     return min(row.cell.workers for place, row in enumerate(alike) if place == 0 or tied[0, place])
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Whether a way of loading feeds a training of a stated speed on a GPU.
+
+    Attributes:
+        row: that loads in this way. cost: the part of an epoch that it costs, as a fraction.
+    """
+
+    row: Row
+    cost: float
+
+    @property
+    def enough(self) -> bool:
+        """Whether it costs under 5 %."""
+        return self.cost < COST
+
+
+def feeds(rows: Sequence[Row], train_speed: float) -> list[Fed]:
+    """Every way of loading that was measured by itself, for a training on a GPU that is not here, the cheapest first.
+
+    What reads ahead, by threads or by worker processes, reads beside it on processors of its own.
+    """
+    loaded = {row.cell.loading: row for row in rows if row.load_images_per_second and not row.bound and row.equal_work}
+    found = []
+    for row in loaded.values():
+        ahead = row.cell.engine != "torch" or row.cell.workers > 0
+        speed = training_speed(train_speed, row.load_images_per_second or 1.0, overlapped=ahead)
+        found.append(Fed(row, 1 - speed / train_speed))
+    return sorted(found, key=lambda each: (each.cost, -(each.row.load_images_per_second or 0.0)))
+
+
+def fewest_workers(found: Sequence[Fed]) -> list[Fed]:
+    """Of each format that feeds the training, the way with the fewest workers or threads; in the order of ``found``."""
+    enough: dict[str, Fed] = {}
+    for each in found:
+        kept = enough.get(each.row.cell.backend)
+        if each.enough and (kept is None or _effort(each) < _effort(kept)):
+            enough[each.row.cell.backend] = each
+    return list(enough.values())
+
+
+def _effort(each: Fed) -> tuple[int, float]:
+    """Threads by rule are as many as there are processors."""
+    cell = each.row.cell
+    return (each.row.threads or 1) if cell.engine == "threads" and not cell.workers else cell.workers, each.cost

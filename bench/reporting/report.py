@@ -12,8 +12,10 @@ from rich.console import Console
 from bench import experiment, record
 from bench.experiment import Experiment
 from bench.reporting import latex, summary_csv, table, targets, targets_table, wording
+from bench.reporting.headline import headline, ways
 from bench.reporting.summary import Row, summary
-from bench.reporting.table import Table
+from bench.reporting.table import Headline, Table
+from bench.reporting.verdict import verdict
 from datasets.errors import RoomError
 
 ENVIRONMENT = "environment.json"
@@ -26,27 +28,32 @@ class Report:
     """What was made of a run folder.
 
     Attributes:
-        rows: one a cell. tables: the same in words.
+        rows: one a cell. headline, verdict: the first table and what it says. tables: everything in words.
         paths: the files written, in ``folder``.
         full: what kept a file from being written, or None.
     """
 
     folder: Path
     rows: tuple[Row, ...]
+    headline: Headline
+    verdict: tuple[str, ...]
     tables: tuple[Table, ...]
     paths: tuple[Path, ...]
     full: RoomError | None = None
 
-    def show(self, console: Console) -> None:
-        """Print the tables, whole even where the console is narrow or a file.
+    def show(self, console: Console, *, details: bool = False) -> None:
+        """Print the first table, and where asked for all others, whole even where the console is narrow or a file.
 
         Raises:
             RoomError: a file of the report could not be written; only then, so that a full disk hides no table.
         """
-        console.print(table.to_terminal(self.tables), soft_wrap=True, end="")
+        if details:
+            console.print(table.to_terminal(self.tables), soft_wrap=True, end="")
+        console.print(table.headline_to_terminal(self.headline, self.verdict), soft_wrap=True, end="")
         if self.full is not None:
             raise self.full
-        console.print(f"Records, tables, plots: {self.folder}", soft_wrap=True, markup=False, highlight=False)
+        more = "" if details else "; more tables: --details, or table.md there"
+        console.print(f"Records, tables, plots: {self.folder}{more}", soft_wrap=True, markup=False, highlight=False)
 
 
 def report(folder: Path) -> Report:
@@ -64,10 +71,12 @@ def report(folder: Path) -> Report:
     place = wording.setting({**environment(folder), **({"experiment": planned.name} if planned else {})})
     rows = summary(records, planned)
     tables = table.tables(rows, place)
+    first = headline(rows, place)
+    said = verdict(rows, ways(rows))
     texts = {
         "summary.csv": summary_csv.to_csv(rows),
-        "table.md": table.to_markdown(tables),
-        "table.tex": latex.to_latex(tables),
+        "table.md": table.headline_to_markdown(first, said) + "\n## Details\n\n" + table.to_markdown(tables),
+        "table.tex": latex.to_latex([*first.panels, *tables]),
     }
     if planned is not None and planned.targets:
         texts["targets.md"] = targets_table.to_markdown(targets.findings(records, planned), place)
@@ -78,8 +87,8 @@ def report(folder: Path) -> Report:
             write(path, content)
         _remove_stale(folder / PLOTS, set(files))
     except RoomError as error:
-        return Report(folder, tuple(rows), tuple(tables), tuple(path for path in files if path.exists()), error)
-    return Report(folder, tuple(rows), tuple(tables), tuple(files))
+        return Report(folder, tuple(rows), first, said, tuple(tables), tuple(path for path in files if path.exists()), error)
+    return Report(folder, tuple(rows), first, said, tuple(tables), tuple(files))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -129,7 +138,7 @@ def _remove_stale(folder: Path, kept: set[Path]) -> None:
     """Plots of an earlier report that these records have no data for."""
     from bench.reporting import plots
 
-    for name in plots.NAMES:
+    for name in (*plots.NAMES, *plots.GONE):
         for path in (folder / f"{name}.png", folder / f"{name}.svg"):
             if path not in kept:
                 path.unlink(missing_ok=True)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from bench import stats
 from bench.experiment import Cell, Experiment
 from bench.record import Record
 from bench.reporting import checks
 from bench.reporting.checks import Doubt
+from bench.reporting.loading import Loading, beside, break_even, loading, training_speed
 from bench.reporting.ties import rounds_needed, ties
-from bench.runs import PartName, Runs, gather, mean
+from bench.runs import Runs, gather, mean
 from bench.stats import Interval
 
 NOT_REACHED = "not reached"
 BOUND = "memory"  # the split in RAM: how fast any format could be, and none itself
 
-Part = Literal["wait", "copy", "step"]
 Group = tuple[str, str | None, str, int | None, str, str]
 
 
@@ -34,16 +34,18 @@ class Row:
         runs, rounds: runs that count, and how many were asked for.
         epoch: seconds, measured epochs only. first_epoch_seconds, first_batch_seconds: of the first one.
         wait_seconds, copy_seconds, step_seconds: what ``epoch`` is made of.
-        loading: seconds an image that training was held up: waited for a batch, and for its copy.
-        cost: loading cost, 1 - compute / train, paired by round.
-        memory_ratio: epoch time over that of ``memory``, paired by round. memory_part: what makes most of the distance.
-        step_ratio: step time over the whole epoch of ``compute``, paired by round: over 1, loading slows the model down.
-        load_images_per_second: of the ``load`` cell that loads in the same way.
+        held: of ``train``: what training was held up by; see ``bench.reporting.loading``.
+        memory_ratio: epoch time over that of ``memory``, paired by round.
+        load_images_per_second: of the ``load`` cell that loads in the same way, itself included. overlapped: whether it reads
+            beside the model, on other processors.
+        best: the fastest storage format of its group that did equal work.
         tied_above, tied_best: not told apart, paired by round and corrected for all pairs of the group, from the next
-            faster row and from the fastest storage format that did equal work; None where there are too few rounds to tell.
+            faster row and from the best one; None where there are too few rounds to tell.
+            Trainings are compared by loading time, passes of loading by their seconds.
         rounds_needed: of a new experiment that would tell a difference of 5 % from that format, where they are tied and
             more rounds than there were would do it; ``stats.MOST_ROUNDS`` stands for more than that.
-        seconds, pss_bytes: epoch time, and the most memory of the run's processes that was seen, by round.
+        seconds, pss_bytes: epoch time, and the most memory of the run's processes that was seen, by round. losses: what tells
+            by round whether two rows had the same ones, bit for bit.
         cpu_seconds, bytes_read, gpu_utilisation: of a run's processes, means over runs.
         read_bytes_per_second: from the disk, over the measured epochs. resident: the most of the store's pages, as a
             share, that were in memory when one of these began; both of cold rows. not_cold: why such a row was not cold.
@@ -68,17 +70,17 @@ class Row:
     images_per_second: float | None = None
     accuracy: Interval | None = None
     macro_f1: float | None = None
-    loading: Interval | None = None
-    cost: Interval | None = None
+    held: Loading = field(default_factory=Loading)
     memory_ratio: Interval | None = None
-    memory_part: Part | None = None
-    step_ratio: Interval | None = None
     load_images_per_second: float | None = None
+    overlapped: bool = False
+    best: bool = False
     tied_above: bool | None = None
     tied_best: bool | None = None
     rounds_needed: int | None = None
     seconds: Mapping[int, float] = field(default_factory=dict)
     pss_bytes: Mapping[int, float] = field(default_factory=dict)
+    losses: Mapping[int, int] = field(default_factory=dict)
     cpu_seconds: float | None = None
     bytes_read: float | None = None
     gpu_utilisation: float | None = None
@@ -123,19 +125,32 @@ class Row:
         return any(promise in ("order", "pixels") for promise, _ in self.differences)
 
     @property
-    def utilisation(self) -> Interval | None:
-        """Compute time / epoch time, after MLPerf Storage's accelerator utilisation."""
-        return None if self.cost is None else stats.complement(self.cost)
+    def judged(self) -> Mapping[int, float]:
+        """What rows of a group are ranked and tied by, by round."""
+        return self.held.values or self.seconds
 
     @property
-    def slowed(self) -> bool:
-        """Whether the model itself ran slower than alone, by more than chance: loading takes processors or memory from it."""
-        return bool(self.step_ratio and self.step_ratio.low is not None and self.step_ratio.low > 1)
+    def break_even(self) -> float | None:
+        """The speed of training, images a second by itself, up to which this way of loading costs under 5 % of an epoch."""
+        load = self.load_images_per_second
+        return None if load is None else break_even(load, overlapped=self.overlapped)
 
     @property
-    def held_up(self) -> float | None:
-        """The part of an epoch in which training waited for batches and their copies, as a fraction."""
-        return None if self.wait_seconds is None else self.share(self.wait_seconds + (self.copy_seconds or 0.0))
+    def speed_alone(self) -> float | None:
+        """Images a second of the model alone."""
+        return 1 / self.held.alone.mean if self.held.alone else None
+
+    @property
+    def speed(self) -> float | None:
+        """Images a second of training: of the epoch that loading time makes."""
+        alone, time = self.held.alone, self.held.time
+        return 1 / (alone.mean + time.mean) if alone and time else None
+
+    @property
+    def predicted(self) -> float | None:
+        """The same from the model alone and loading alone."""
+        alone, load = self.speed_alone, self.load_images_per_second
+        return None if alone is None or load is None else training_speed(alone, load, overlapped=self.overlapped)
 
     def share(self, seconds: float | None) -> float | None:
         """A part of the epoch, as a fraction of it."""
@@ -146,11 +161,21 @@ def summary(records: Sequence[Record], experiment: Experiment | None = None) -> 
     """One row a cell: groups in the experiment's order, in each the fastest first and what did not run last."""
     runs = gather(records, experiment)
     doubts = checks.unequal_work(runs)
-    groups: dict[Group, list[tuple[Row, Runs]]] = {}
+    held = _held(runs)
+    groups: dict[Group, list[Row]] = {}
     for one in runs:
-        row = _row(one, runs, doubts.get(one.cell, ()))
-        groups.setdefault(row.group, []).append((row, one))
-    return [row for pairs in groups.values() for row in _ranked(pairs)]
+        row = replace(_row(one, runs, doubts.get(one.cell, ())), held=held.get(one.cell, Loading()))
+        groups.setdefault(row.group, []).append(row)
+    return [row for rows in groups.values() for row in _ranked(rows)]
+
+
+def _held(runs: Sequence[Runs]) -> dict[Cell, Loading]:
+    """What every row that trained was held up by."""
+    groups: dict[Group, list[Runs]] = {}
+    for one in runs:
+        if one.cell.mode == "train":
+            groups.setdefault(_group(one), []).append(one)
+    return {cell: each for group in groups.values() for cell, each in loading(group, _compute(group[0], runs)).items()}
 
 
 def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
@@ -171,6 +196,7 @@ def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
         device=one.last.device,
         threads=one.last.threads,
         seconds=one.seconds,
+        losses={number: hash(record.losses) for number, record in one.ok.items() if record.losses},
         pss_bytes={
             number: float(most) for number, record in one.ok.items() if (most := record.peak_pss_bytes or record.pss_bytes)
         },
@@ -228,43 +254,26 @@ def _timed(row: Row, one: Runs) -> Row:
     if not one.seconds:
         return row
     epoch = stats.positive_interval(list(one.seconds.values()))
-    images = mean(mean(part.images / part.passes for part in record.measured) for record in records)
+    images = one.images
     return replace(
         row,
         epoch=epoch,
         wait_seconds=mean(one.part("wait").values()),
         copy_seconds=mean(one.part("copy_").values()),
         step_seconds=mean(one.part("step").values()),
-        loading=_loading(one, images) if one.cell.mode == "train" else None,
         images_per_second=None if images is None or not epoch.mean else images / epoch.mean,
-    )
-
-
-def _loading(one: Runs, images: float | None) -> Interval | None:
-    """It hardly varies from process to process, where the model's step does; no interval where a run waited for nothing."""
-    waited, copied = one.part("wait"), one.part("copy_")
-    values = [(waited[number] + copied[number]) / images for number in waited if images]
-    if not values:
-        return None
-    return (
-        stats.positive_interval(values)
-        if min(values) > 0
-        else Interval(math.fsum(values) / len(values), None, None, len(values))
     )
 
 
 def _compared(row: Row, one: Runs, every: Sequence[Runs]) -> Row:
     same = [other for other in every if _group(other) == row.group]
-    load = _load(one, every)
+    load = one if one.cell.mode == "load" and one.seconds else _load(one, every)
     memory = _memory(one, same) if one.cell.mode in ("train", "load") else None
-    compute = _compute(one, every)
     return replace(
         row,
-        cost=_cost(one, compute),
-        step_ratio=_step_ratio(one, compute),
         memory_ratio=_ratio(one.seconds, memory.seconds) if memory is not None else None,
-        memory_part=_part(one, memory) if memory not in (None, one) else None,
         load_images_per_second=None if load is None else _timed(row, load).images_per_second,
+        overlapped=beside(one.cell, row.device),
     )
 
 
@@ -279,15 +288,6 @@ def _compute(one: Runs, every: Sequence[Runs]) -> Runs | None:
     return next((other for other in every if _group(other)[:5] == (*_group(one)[:4], "compute")), None)
 
 
-def _cost(one: Runs, compute: Runs | None) -> Interval | None:
-    ratio = None if compute is None else _ratio(compute.seconds, one.seconds)
-    return None if ratio is None else stats.complement(ratio)
-
-
-def _step_ratio(one: Runs, compute: Runs | None) -> Interval | None:
-    return None if compute is None else _ratio(one.part("step"), compute.seconds)
-
-
 def _ratio(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
     """Of the rounds that both have; None where there are none, or a part took no time at all."""
     pairs = stats.paired(values, baseline)
@@ -299,22 +299,6 @@ def _memory(one: Runs, same: Sequence[Runs]) -> Runs | None:
     memory = [other for other in same if other.cell.backend_name == BOUND and other.seconds]
     alike = [other for other in memory if other.cell.loading[2:5] == one.cell.loading[2:5]]
     return min(alike or memory, key=lambda other: math.fsum(other.seconds.values()) / len(other.seconds), default=None)
-
-
-def _part(one: Runs, memory: Runs | None) -> Part | None:
-    """Which part of an epoch makes most of the distance to ``memory``, over the rounds that both have."""
-    if memory is None or not one.seconds.keys() & memory.seconds.keys():
-        return None
-    apart = {part: _apart(one.part(name), memory.part(name)) for part, name in _PARTS}
-    sign = math.copysign(1.0, math.fsum(apart.values()))
-    return max(apart, key=lambda part: sign * apart[part])
-
-
-_PARTS: tuple[tuple[Part, PartName], ...] = (("wait", "wait"), ("copy", "copy_"), ("step", "step"))
-
-
-def _apart(values: Mapping[int, float], baseline: Mapping[int, float]) -> float:
-    return math.fsum(values[number] - baseline[number] for number in values.keys() & baseline.keys())
 
 
 def _load(one: Runs, every: Sequence[Runs]) -> Runs | None:
@@ -334,17 +318,16 @@ def _load(one: Runs, every: Sequence[Runs]) -> Runs | None:
     )
 
 
-def _ranked(pairs: Sequence[tuple[Row, Runs]]) -> list[Row]:
+def _ranked(every: Sequence[Row]) -> list[Row]:
     """Fastest first, with ties marked; what has no epoch time last."""
-    ran = sorted((pair for pair in pairs if pair[0].epoch), key=lambda pair: pair[0].epoch.mean if pair[0].epoch else 0.0)
-    rows = [row for row, _ in ran]
-    tied = ties([row.seconds for row in rows])
+    rows = sorted((row for row in every if row.epoch), key=lambda row: mean(row.judged.values()) or 0.0)
+    tied = ties([row.judged for row in rows])
     best = next((place for place, row in enumerate(rows) if not row.bound and row.equal_work), None)
     ranked = []
     for place, row in enumerate(rows):
         above = tied.get((place - 1, place))
         level = None if best in (None, place) else tied.get((min(best or 0, place), max(best or 0, place)))
-        needed = rounds_needed(row.seconds, rows[best].seconds, len(tied)) if best is not None and level else None
+        needed = rounds_needed(row.judged, rows[best].judged, len(tied)) if best is not None and level else None
         needed = needed if needed is not None and needed > row.rounds else None
-        ranked.append(replace(row, tied_above=above, tied_best=level, rounds_needed=needed))
-    return ranked + [row for row, _ in pairs if row.epoch is None]
+        ranked.append(replace(row, best=place == best, tied_above=above, tied_best=level, rounds_needed=needed))
+    return ranked + [row for row in every if row.epoch is None]

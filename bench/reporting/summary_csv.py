@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 from bench.experiment import CALIBRATION, Cell
@@ -14,12 +12,11 @@ from bench.stats import Interval
 
 def to_csv(rows: Sequence[Row]) -> str:
     """The rows as CSV; ``docs/records.md`` lists the columns."""
-    file = io.StringIO()
-    names = list(_columns(_EMPTY))
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _text(value) for key, value in _columns(row).items()} for row in rows)
-    return file.getvalue()
+    import pandas as pd  # takes a while, and the command line imports this module
+
+    frame = pd.DataFrame([_columns(row) for row in rows], columns=list(_columns(_EMPTY)), dtype=object)
+    flags = frame.map(lambda value: {True: "yes", False: "no"}[value] if isinstance(value, bool) else value)
+    return flags.to_csv(index=False, float_format="%.9g", lineterminator="\n")
 
 
 _EMPTY = Row("", Cell(dataset="", backend="", protocol="", mode="load"), "", "", 0, 0)
@@ -49,12 +46,14 @@ def _columns(row: Row) -> Mapping[str, object]:
         "load_images_per_second": row.load_images_per_second,
         **_bounds("accuracy", row.accuracy),
         "macro_f1_mean": row.macro_f1,
-        **_bounds("loading_seconds_per_image", row.loading),
-        **_bounds("loading_cost", row.cost),
-        "accelerator_utilisation": row.utilisation.mean if row.utilisation else None,
-        **_bounds("step_ratio", row.step_ratio),
+        **_bounds("loading_seconds_per_image", row.held.time),
+        **_bounds("alone_seconds_per_image", row.held.alone),
+        **_bounds("estimated_epoch_seconds", row.held.epoch),
+        **_bounds("loading_cost", row.held.cost),
+        **_bounds("slowdown", row.held.slowdown),
+        "break_even_images_per_second": row.break_even,
+        "predicted_images_per_second": row.predicted,
         **_bounds("memory_ratio", row.memory_ratio),
-        "memory_distance_part": row.memory_part,
         "tied_with_row_above": row.tied_above,
         "tied_with_fastest": row.tied_best,
         "rounds_needed": row.rounds_needed,
@@ -84,11 +83,3 @@ def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
     if interval is None:
         return dict.fromkeys((f"{name}_mean", f"{name}_low", f"{name}_high"))
     return {f"{name}_mean": interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return format(value, ".9g") if isinstance(value, float) else str(value)

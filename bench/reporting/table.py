@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from rich.text import Text
 
 from bench import numbers
-from bench.reporting import verdict, wording
+from bench.reporting import wording
 from bench.reporting.summary import Row
 from bench.reporting.wording import Setting
 from bench.stats import Interval
 
-WIDTH = 118
+WIDTH = 100  # letters, of the first table
+DETAILS_WIDTH = 118
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Table:
 
     Attributes:
         name: of the group, for labels: letters, digits and dashes. title: the same for readers.
-        caption, notes: lines. verdict: a paragraph.
+        caption, notes: lines.
     """
 
     name: str
@@ -52,7 +53,19 @@ class Table:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
-    verdict: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The screen that comes first.
+
+    Attributes:
+        caption: what ran, where. panels: the table, as many data sets side by side as fit in ``WIDTH``. notes: a line each.
+    """
+
+    caption: str
+    panels: tuple[Table, ...]
+    notes: tuple[str, ...]
 
 
 _Show = Callable[[Row], str]
@@ -62,13 +75,13 @@ _COLD: _Columns = (
     (Column(("in memory", "before"), right=True), lambda row: numbers.percent(row.resident)),
 )
 _TRAIN: _Columns = (
-    (Column(("epoch s",)), lambda row: _marked(row, row.epoch)),
+    (Column(("loading,", "µs an image")), lambda row: _marked(row, _microseconds(row))),
+    (Column(("loading", "cost"), right=True), lambda row: numbers.percent(row.held.cost.mean if row.held.cost else None)),
+    (Column(("slows the", "model by"), spare=True), lambda row: numbers.slowdown(row.held.slowdown)),
+    (Column(("epoch s,", "measured")), lambda row: numbers.interval(row.epoch)),
     (Column(("first", "epoch s"), right=True, spare=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
     (Column(("accuracy",), right=True), lambda row: _accuracy(row)),
     (Column(("F1",), right=True), lambda row: numbers.plain(row.macro_f1, 3)),
-    (Column(("loading,", "µs an image")), lambda row: _microseconds(row)),
-    (Column(("loading", "cost")), lambda row: numbers.cost(row.cost)),
-    (Column(("over", "memory")), lambda row: _over_memory(row)),
     (Column(("load only,", "images/s"), right=True), lambda row: numbers.rate(row.load_images_per_second)),
     *_COLD,
     (Column(("other", "order"), right=True), lambda row: _other_order(row)),
@@ -125,7 +138,6 @@ def _table(group: Sequence[Row], rows: Sequence[Row], place: Setting) -> Table:
         columns=(*heads, *(column for column, _ in filled)),
         lines=tuple(_line(row, fields, filled) for row in group),
         notes=tuple(wording.notes(group, others, place)),
-        verdict=verdict.verdict(group),
     )
 
 
@@ -170,21 +182,12 @@ def _other_order(row: Row) -> str:
     return numbers.ABSENT if row.order_distance is None else numbers.plain(row.order_distance, 2)
 
 
-def _over_memory(row: Row) -> str:
-    """How far, and by which part of an epoch where it is further than chance makes it."""
-    if row.memory_ratio is None or row.memory_part is None:
-        return numbers.ABSENT
-    apart = row.memory_ratio.mean - 1
-    part = f" {row.memory_part}" if row.memory_ratio.excludes(1.0) else ""
-    return ("+" if apart > 0 else "") + numbers.percent(apart) + part
-
-
-def _microseconds(row: Row) -> str:
-    found = row.loading
+def _microseconds(row: Row) -> Interval | None:
+    found = row.held.time
     if found is None:
-        return numbers.ABSENT
+        return None
     low, high = (None if bound is None else 1e6 * bound for bound in (found.low, found.high))
-    return numbers.interval(Interval(1e6 * found.mean, low, high, found.n))
+    return Interval(1e6 * found.mean, low, high, found.n)
 
 
 def _megabytes(per_second: float | None) -> str:
@@ -193,6 +196,29 @@ def _megabytes(per_second: float | None) -> str:
 
 def _accuracy(row: Row) -> str:
     return numbers.ABSENT if row.accuracy is None else f"{100 * row.accuracy.mean:.1f} %"
+
+
+def headline_to_markdown(found: Headline, verdict: Sequence[str]) -> str:
+    """The first table, its notes and its verdict."""
+    notes = [f"- {_escaped(note)}" for note in found.notes]
+    parts = [_escaped(found.caption), "", to_markdown(found.panels), *notes, "", f"**{_escaped(' '.join(verdict))}**", ""]
+    return "\n".join(parts)
+
+
+def headline_to_terminal(found: Headline, verdict: Sequence[str]) -> Text:
+    """Likewise, for a terminal or a log file."""
+    text = Text()
+    text.append(_wrapped(found.caption, width=WIDTH) + "\n", style="dim")
+    for panel in found.panels:
+        text.append("\n")
+        for place, (line, style) in enumerate(_terminal_lines(panel)):
+            # The data sets are named where their columns begin.
+            text.append(line.rstrip() + "\n", style="bold" if place == 0 else style)
+    text.append("\n")
+    for note in found.notes:
+        text.append(_wrapped(note, "", "  ", WIDTH) + "\n", style="dim")
+    text.append("\n" + "\n".join(_wrapped(sentence, width=WIDTH) for sentence in verdict) + "\n\n", style="bold green")
+    return text
 
 
 def to_markdown(found: Sequence[Table]) -> str:
@@ -213,7 +239,7 @@ def _markdown(table: Table) -> str:
     parts = [f"### {_escaped(table.title)}", "", *_breaks(table.caption), ""]
     parts += [f"| {' | '.join(row)} |" for row in body] + [""]
     parts += [f"- {_escaped(note)}" for note in table.notes] + ([""] if table.notes else [])
-    return "\n".join([*parts, f"**{_escaped(table.verdict)}**", ""])
+    return "\n".join(parts)
 
 
 def _reasoned(line: Line, count: int) -> tuple[str, ...]:
@@ -242,21 +268,21 @@ def to_terminal(found: Sequence[Table]) -> Text:
     """The tables for a terminal or a log file; print it with ``soft_wrap=True``, so that nothing is cut off."""
     text = Text()
     for table in map(_narrowed, found):
-        for place, line in enumerate((f"{table.title} · {table.caption[0]}", *table.caption[1:])):
+        for place, line in enumerate((" · ".join((table.title, *table.caption[:1])), *table.caption[1:])):
             text.append(_wrapped(line) + "\n", style="bold" if place == 0 else "dim")
         text.append("\n")
         for line, style in _terminal_lines(table):
             text.append(line.rstrip() + "\n", style=style)
         for note in table.notes:
             text.append(_wrapped(note, " ", "   ") + "\n", style="dim")
-        text.append("\n" + _wrapped(table.verdict) + "\n\n", style="bold green")
+        text.append("\n")
     return text
 
 
 def _narrowed(table: Table) -> Table:
     """The table without as many spare columns as it takes to fit a terminal; a note says which."""
     left_out: list[str] = []
-    while (place := _spare(table)) is not None and _width(table) > WIDTH:
+    while (place := _spare(table)) is not None and _width(table) > DETAILS_WIDTH:
         left_out.append(" ".join(table.columns[place].title))
         table = replace(
             table,
@@ -297,7 +323,7 @@ def _terminal_lines(table: Table) -> list[tuple[str, str]]:
     return lines
 
 
-def _wrapped(text: str, first: str = "", rest: str = "") -> str:
+def _wrapped(text: str, first: str = "", rest: str = "", width: int = DETAILS_WIDTH) -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )

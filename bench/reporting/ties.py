@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 from bench import stats
@@ -17,10 +16,9 @@ def ties(values: Sequence[Mapping[int, float]]) -> dict[tuple[int, int], bool | 
 
     None where a pair has too few common rounds to tell.
     """
-    pairs = list(itertools.combinations(range(len(values)), 2))
-    p_values = [stats.p_value(*stats.paired(values[a], values[b])) for a, b in pairs]
-    corrected = stats.corrected(p_values, len(values))
-    return {pair: None if value is None else value >= ALARM for pair, value in zip(pairs, corrected, strict=True)}
+    p_values = stats.pair_p_values(values)
+    corrected = stats.corrected(list(p_values.values()), len(values))
+    return {pair: None if value is None else value >= ALARM for pair, value in zip(p_values, corrected, strict=True)}
 
 
 def rounds_needed(values: Mapping[int, float], baseline: Mapping[int, float], comparisons: int) -> int | None:

@@ -1,4 +1,4 @@
-"""What a group of rows says in plain words, and no more than its runs can carry. The computing is ``recommend``'s."""
+"""What the rows say in plain words, in at most three sentences. The computing is ``recommend``'s."""
 
 from __future__ import annotations
 
@@ -6,63 +6,119 @@ from collections.abc import Mapping, Sequence
 
 from bench import numbers
 from bench.experiment import Cell
-from bench.reporting.recommend import COMPUTE_BOUND, Advice, Aim, advise, candidates
+from bench.reporting.loading import COST
+from bench.reporting.recommend import Advice, Aim, Fed, advise, candidates, feeds, fewest_workers, most_cost
 from bench.reporting.summary import Row
-from bench.reporting.wording import labels, rounds_needed
+from bench.reporting.wording import labels
 from bench.runs import mean
-from bench.stats import MOST_ROUNDS, minus_one
+from bench.stats import minus_one
 
 _AIMED = {"speed": "speed", "disk": "little disk", "memory": "little memory"}
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """The paragraph below a table: what limits training, what is fastest, what to use."""
-    if rows[0].cell.mode == "limit":
-        return "No storage formats, but what this machine could do at best: loading is held against it."
-    advice = advise(rows, "speed")
-    names = labels(row.cell for row in rows)
-    if (none := _nothing(rows, advice, names)) is not None:
-        return none
-    best = candidates(rows)[0]
-    ranking = "" if advice.few else _ranking(best, rows, names)
-    parts = [_limited(best, names[best.cell]), _slowed(best, names), ranking]
-    return " ".join(part for part in [*parts, _advice(advice, names), _left_out(rows, names)] if part)
+def verdict(rows: Sequence[Row], names: Mapping[Cell, str]) -> tuple[str, ...]:
+    """The sentences below the first table: what the format costs, when it matters, what to take.
+
+    Args:
+        rows: of a whole experiment.
+        names: of its ways of loading.
+    """
+    groups: dict[object, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    trained = [group for group in groups.values() if group[0].cell.mode == "train" and most_cost(group) is not None]
+    loaded = [group for group in groups.values() if group[0].cell.mode == "load" and candidates(group)]
+    if not trained and not loaded:
+        return ("No storage format ran here, or all did other work than was asked for: there is no verdict.",)
+    if max(row.runs for row in rows) < 2:
+        return ("One round has no intervals, so nothing is decided: run with --rounds 3 or more.",)
+    found = [_costs(trained, names)] if trained else []
+    return (*found, *_when(loaded, names), _take(trained or loaded, names))
+
+
+def _costs(trained: Sequence[Sequence[Row]], names: Mapping[Cell, str]) -> str:
+    """What the format costs the trainings: all of them, or where it matters the one that it costs most."""
+    ordered = sorted(trained, key=lambda group: most_cost(group) or 0.0)
+    worst = [row for row in candidates(ordered[-1]) if row.held.cost]
+    first, last, most = worst[0], worst[-1], most_cost(worst) or 0.0
+    where = f"{last.cell.model} on {last.dataset}"
+    if most < COST:
+        much = f"Whatever the format, training here loses at most {numbers.percent(most)} of an epoch to loading"
+        return f"{much} ({where}, {names[last.cell]}): choose by disk space and convenience."
+    least = numbers.percent(first.held.cost.mean if first.held.cost else None)
+    speed = numbers.rate(first.speed_alone)
+    text = f"{where}, which trains {speed} images/s, loses {least} of an epoch with {names[first.cell]}"
+    text += f" and {numbers.percent(most)} with {names[last.cell]}"
+    costs: dict[str, float] = {}  # of each model, over the data sets
+    for group in ordered:
+        model = str(group[0].cell.model)
+        costs[model] = max(costs.get(model, 0.0), most_cost(group) or 0.0)
+    free = [model for model, cost in costs.items() if cost < COST]
+    if free:
+        text += f"; {_listed(free)} at most {numbers.percent(max(costs[model] for model in free))} with any"
+    return f"{text}."
+
+
+def _when(loaded: Sequence[Sequence[Row]], names: Mapping[Cell, str]) -> list[str]:
+    """From which speed of training on a format matters, by data set."""
+    parts = []
+    for group in loaded:
+        rows = sorted((row for row in candidates(group) if row.break_even), key=lambda row: row.break_even or 0.0)
+        if len(rows) > 1:
+            low, high = (numbers.rate(row.break_even) for row in (rows[0], rows[-1]))
+            parts.append(f"{low} images/s from any format and {high} from {names[rows[-1].cell]} ({rows[0].dataset})")
+    return [f"Loading costs under {100 * COST:g} % of an epoch at up to {', '.join(parts)}."] if parts else []
+
+
+def _take(groups: Sequence[Sequence[Row]], names: Mapping[Cell, str]) -> str:
+    """What is the fastest, or not told from it, wherever it ran."""
+    best = dict.fromkeys(names[row.cell] for group in groups for row in group if row.best)
+    good = [{names[row.cell] for row in candidates(group) if row.best or row.tied_best} for group in groups]
+    everywhere = [name for name in dict.fromkeys(names.values()) if all(name in each for each in good)]
+    if everywhere:
+        return f"The fastest everywhere, or not told from it: {_listed(everywhere)}."
+    return f"No format is the fastest everywhere; {_listed(list(best))} each are somewhere (*)."
 
 
 def recommendation(rows: Sequence[Row], aim: Aim) -> list[str]:
-    """What to use under an aim, and what speaks for it: one sentence or two a line."""
-    advice = advise(rows, aim)
-    names = labels(row.cell for row in rows)
-    none = _nothing(rows, advice, names)
-    if none is not None or advice.chosen is None:
-        return [none or f"No record says how much {_AIMED[aim].removeprefix('little ')} a storage format takes here."]
-    best = candidates(rows)[0]
-    lines = [
-        _limited(best, names[best.cell]),
-        "Any format will do: none costs training more than that." if advice.any_will_do else "",
-        _use(advice, names) if aim != "speed" else _advice(advice, names),
-        _lost(advice, names),
-        _workers(advice),
-        _thin(advice) if aim != "speed" else "",
-        _left_out(rows, names),
-    ]
+    """What to use of one group under an aim, and what speaks for it: a sentence or two a line."""
+    advice, names = advise(rows, aim), labels(row.cell for row in rows)
+    formats = candidates(rows)
+    if not formats:
+        return ["No storage format ran here, or all did other work than was asked for."]
+    if advice.chosen is None:
+        return [f"No record says how much {_AIMED[aim].removeprefix('little ')} a storage format takes here."]
+    if aim != "disk" and advice.chosen.runs == 1:
+        return [f"One run has no interval, so nothing is decided; {names[formats[0].cell]} was the fastest in it."]
+    cost = most_cost(rows)
+    costs = f"No format costs training more than {numbers.percent(cost)} of an epoch." if (cost or 1.0) < COST else ""
+    lines = [costs, _use(advice, names), _lost(advice, names), _workers(advice), _left_out(rows, names)]
     return [line for line in lines if line]
 
 
-def _nothing(rows: Sequence[Row], advice: Advice, names: Mapping[Cell, str]) -> str | None:
-    """Why there is no verdict; None where there is one."""
-    formats = candidates(rows)
-    if not formats:
-        ran = any(row.epoch is not None and not row.bound for row in rows)
-        return (
-            "All storage formats did unequal work, or declare it: no verdict."
-            if ran
-            else "No storage format ran here: no verdict."
-        )
-    if advice.aim != "disk" and formats[0].runs == 1:
-        name = names[formats[0].cell]
-        return f"One run only: {name} was the fastest in it, but one run has no interval, so nothing is decided."
-    return None
+def for_training(rows: Sequence[Row], names: Mapping[Cell, str], train_speed: float) -> list[str]:
+    """What feeds a training of ``train_speed`` images a second, on a GPU that is not here, with the fewest workers."""
+    found = feeds(rows, train_speed)
+    if not found:
+        return ["No way of loading was measured by itself here: run an experiment with mode load."]
+    speed = numbers.rate(train_speed)
+    enough = fewest_workers(found)
+    if not enough:
+        nearest = f"{_described(found[0], names)}, costs {numbers.percent(found[0].cost)} of an epoch"
+        return [f"Nothing measured here feeds {speed} images/s: the nearest, {nearest}."]
+    under = f"{100 * COST:g} %"
+    lines = [f"These cost a training of {speed} images/s under {under}, each with as few workers as are enough:"]
+    lines += [f"  {_described(each, names)}: {numbers.percent(each.cost)}" for each in enough]
+    short = dict.fromkeys(each.row.cell.backend for each in found)
+    slow = [name for name in short if name not in {each.row.cell.backend for each in enough}]
+    return [*lines, *([f"Too slow for it: {_listed(slow)}."] if slow else [])]
+
+
+def _described(each: Fed, names: Mapping[Cell, str]) -> str:
+    cell = each.row.cell
+    count = (cell.workers or each.row.threads or 1) if cell.engine == "threads" else cell.workers
+    by = f"{count} {'thread' if cell.engine == 'threads' else 'worker'}{'' if count == 1 else 's'}"
+    return f"{names[cell]}, {by}, {numbers.rate(each.row.load_images_per_second)} images/s by itself"
 
 
 def _left_out(rows: Sequence[Row], names: Mapping[Cell, str]) -> str:
@@ -73,95 +129,42 @@ def _left_out(rows: Sequence[Row], names: Mapping[Cell, str]) -> str:
     return " ".join(f"Left out, because of {reason}: {', '.join(found)}." for reason, found in why if found)
 
 
-def _limited(best: Row, name: str) -> str:
-    if best.cell.mode != "train":
-        return ""
-    cost = best.cost
-    if cost is None or cost.low is None or cost.high is None:
-        return "Without paired compute runs it is not known what limits training."
-    figure = f"the best loader, {name}, costs {numbers.cost(cost)} of an epoch"
-    if cost.high <= 0:
-        figure = f"no cost of the best loader, {name}, was found"
-    waits = f"training waits {numbers.percent(best.held_up)} of an epoch for batches"
-    if cost.high <= COMPUTE_BOUND:
-        return f"Training is limited by the model here: {figure}; {waits}."
-    if cost.low > COMPUTE_BOUND:
-        return f"Training is limited by loading here: even {figure}."
-    if best.held_up is not None and best.held_up <= COMPUTE_BOUND:
-        return f"{waits.capitalize()}; with what loading may take from the model, {figure}."
-    return f"The evidence is too thin to say what limits training: {figure}."
-
-
-def _slowed(best: Row, names: Mapping[Cell, str]) -> str:
-    if not best.slowed or best.step_ratio is None:
-        return ""
-    much = numbers.percent_interval(minus_one(best.step_ratio))
-    return (
-        f"Beside {names[best.cell]} the model's own steps take {much} longer than alone: loading and model share the machine."
-    )
-
-
-def _ranking(best: Row, rows: Sequence[Row], names: Mapping[Cell, str]) -> str:
-    ties = [names[row.cell] + (" (RAM, a bound)" if row.bound else "") for row in rows if row.tied_best and row.equal_work]
-    speed = "" if best.cell.mode == "train" else f", {numbers.rate(best.images_per_second)} images/s"
-    return f"Fastest: {names[best.cell]}{speed}" + (f"; not distinguishable from it: {', '.join(ties)}." if ties else ".")
-
-
-def _advice(advice: Advice, names: Mapping[Cell, str]) -> str:
-    """The format to use; or why there are too few runs to say."""
-    return _thin(advice) if advice.noisy or advice.few else _use(advice, names)
-
-
-def _thin(advice: Advice) -> str:
-    known = advice.rounds_needed is not None and advice.rounds_needed < MOST_ROUNDS
-    rounds = f"of {rounds_needed(advice.rounds_needed)} rounds" if advice.rounds_needed and known else "of more rounds"
-    if advice.noisy:
-        more = f", or run a new experiment {rounds}" if known else ""
-        return f"Runs spread over 10 % of their mean: repeat it on a quiet machine before relying on this{more}."
-    return f"Two runs are too few to name the fastest: a new experiment {rounds} would tell more." if advice.few else ""
-
-
 def _use(advice: Advice, names: Mapping[Cell, str]) -> str:
     assert advice.chosen is not None
     others = [names[row.cell] for row in advice.equals]
-    trained = " in training" if advice.chosen.cell.mode == "train" and advice.aim == "speed" else ""
-    equal = f"; {_listed(others)} {'is its equal' if len(others) == 1 else 'are its equals'}{trained}" if others else ""
+    equal = f"; {_listed(others)} {'is its equal' if len(others) == 1 else 'are its equals'}" if others else ""
     aim = "" if advice.aim == "speed" else f" and {_AIMED[advice.aim]}"
     return f"For this data and machine{aim} use {names[advice.chosen.cell]}{_why(advice)}{equal}."
 
 
 def _why(advice: Advice) -> str:
-    """What made it the choice, where it is not plainly the fastest."""
+    """What made it the choice."""
     assert advice.chosen is not None
     if advice.aim == "disk":
         return f" ({numbers.mebibytes(advice.chosen.store_bytes)})"
     if advice.aim == "memory":
         return f" ({numbers.mebibytes(round(mean(advice.chosen.pss_bytes.values()) or 0))} of the run's processes)"
-    return ", which of these loads fastest by itself" if any(_faster(row, advice.chosen) for row in advice.equals) else ""
-
-
-def _faster(row: Row, other: Row) -> bool:
-    return row.epoch is not None and other.epoch is not None and row.epoch.mean < other.epoch.mean
+    return (
+        f" ({numbers.rate(advice.chosen.load_images_per_second)} images/s by itself)"
+        if advice.chosen.load_images_per_second
+        else ""
+    )
 
 
 def _lost(advice: Advice, names: Mapping[Cell, str]) -> str:
-    """What the next best would need more, and what the choice itself gives away."""
-    parts = []
-    if advice.next_best is not None and advice.loss is not None:
-        what = {"speed": "time", "disk": "disk", "memory": "memory"}[advice.aim]
-        more = numbers.percent_interval(minus_one(advice.loss))
-        parts.append(f"The next best, {names[advice.next_best.cell]}, needs {more} more {what}.")
-    if advice.aim != "speed" and advice.slower is not None:
-        parts.append(
-            f"An epoch takes {numbers.percent_interval(minus_one(advice.slower))} longer with it than with the fastest."
-        )
-    return " ".join(parts)
+    if advice.next_best is None or advice.loss is None:
+        return ""
+    loading = "loading time" if advice.next_best.held.time else "time"
+    what = {"speed": loading, "disk": "disk", "memory": "memory"}[advice.aim]
+    return (
+        f"The next best, {names[advice.next_best.cell]}, needs {numbers.percent_interval(minus_one(advice.loss))} more {what}."
+    )
 
 
 def _workers(advice: Advice) -> str:
     if advice.workers is None:
         return ""
-    return f"{advice.workers} worker{'' if advice.workers == 1 else 's'} are enough: more are not distinguishable from it."
+    return f"{advice.workers} worker{'' if advice.workers == 1 else 's'} are enough: more are not told apart from it."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from bench.experiment import Cell
 from bench.reporting.checks import Doubt
 from bench.reporting.summary import Row
 from bench.reporting.ties import DIFFERENCE
-from bench.stats import MOST_ROUNDS, minus_one
+from bench.stats import MOST_ROUNDS, Interval
 
 COLD = "guest-cold"  # pages dropped and checked by this kernel; a hypervisor's cache below it may still serve
 WAYS = ("codec", "engine", "fetch", "workers", "cache")
@@ -131,6 +131,10 @@ def _shared(rows: Sequence[Row], compute: Row | None) -> str:
     parts = [f"all rows: {same}"] if same else []
     if compute is not None and compute.epoch is not None:
         parts.append(f"compute alone, its batches in place: {numbers.interval(compute.epoch)} s")
+    alone = next((row.held.alone for row in rows if row.held.alone), None)
+    if alone is not None:
+        low, high = (None if bound is None else 1e6 * bound for bound in (alone.low, alone.high))
+        parts.append(f"the model alone: {numbers.interval(Interval(1e6 * alone.mean, low, high, alone.n))} µs an image")
     return "; ".join(parts)
 
 
@@ -167,11 +171,7 @@ def notes(rows: Sequence[Row], others: Sequence[Row], place: Setting) -> list[st
 
 
 def _slowed(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
-    slow = [
-        f"{names[row.cell]} ({numbers.percent_interval(minus_one(row.step_ratio))})"
-        for row in rows
-        if row.step_ratio and row.slowed
-    ]
+    slow = [f"{names[row.cell]} ({numbers.slowdown(row.held.slowdown)})" for row in rows if row.held.slowed]
     return [f"Slowed step: beside loading the model itself takes longer than alone: {', '.join(slow)}."] if slow else []
 
 

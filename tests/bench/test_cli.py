@@ -295,7 +295,7 @@ def test_a_run_ends_with_its_table(finished: Any) -> None:
     assert [line.partition("]")[0] for line in lines[:10]] == [f"[{number}/10" for number in range(1, 11)]
     assert all("images/s" in line for line in lines[:10])
     assert {line.split()[0] for line in lines if line.startswith((" mmap ", " postgres "))} == {"mmap", "postgres"}
-    assert lines[-1] == "Records, tables, plots: out"
+    assert lines[-1] == "Records, tables, plots: out; more tables: --details, or table.md there"
     assert not set(finished.out) & set("\x1b\r\x07\x08")
 
 
@@ -361,7 +361,7 @@ def test_a_backend_asked_for_by_name_counts(loadstone: Call, tmp_path: Path) -> 
     asked = loadstone("run", toml, "--backend", "gpu_mmap", "--mode", "load", "--out", "asked")
     globbed = loadstone("run", toml, "--backend", "gpu_*", "--mode", "load")
     assert (asked.status, globbed.status) == (1, 0)
-    assert " gpu_mmap  not run: " in asked.out
+    assert "Not run: gpu_mmap (" in asked.out
     assert {each.status for each in record.read(tmp_path / "asked")} == {"unavailable"}
     assert len(list((tmp_path / "results").iterdir())) == 1
 
@@ -395,7 +395,7 @@ def test_a_store_damaged_since_it_was_packed_fails_its_run_alone(loadstone: Call
     records = {each.cell.backend: each for each in record.read(tmp_path / "out")}
     assert (records["mmap"].status, records["hdf5"].status) == ("failed", "ok")
     assert str(damaged.parent.relative_to(tmp_path)) in records["mmap"].error
-    assert "not run: " in found.out
+    assert "Not run: mmap (failed: " in found.out
 
 
 def test_what_stands_in_is_called_so(loadstone: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +406,7 @@ def test_what_stands_in_is_called_so(loadstone: Call, tmp_path: Path, monkeypatc
     found = loadstone("run", "quick", *words, "--out", "out")
     assert found.status == 0
     assert "Using cifar10~synthetic instead: synthetic pictures of the same shape, not the real data set" in found.out
-    assert "\ncifar10~synthetic · " in found.out
+    assert "quick · cifar10~synthetic · 1 round" in found.out
     assert "cifar10~synthetic" in (tmp_path / "out" / "table.md").read_text()
 
 
@@ -503,7 +503,7 @@ def test_ctrl_c_keeps_what_has_finished(long: tuple[subprocess.Popen[str], Path]
     printed, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines() == [f"loadstone: interrupted; what finished is recorded in {out}"]
-    assert "loading only" in printed
+    assert "load only" in printed
     assert f"Records, tables, plots: {out}" in printed
     assert [(each.status, each.cell.mode) for each in record.read(out)] == [("ok", "load")]
     assert (out / "table.md").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import matplotlib as mpl
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from bench.record import Record
-from bench.reporting import plot_limits, plot_points, plot_style, plots
+from bench.reporting import plot_limits, plot_points, plot_roofline, plot_style, plots
 from bench.reporting.summary import summary
 from bench.reporting.wording import Setting
 
@@ -106,15 +107,39 @@ def test_a_bar_s_interval_is_the_table_s(make: MakeRecord) -> None:
     assert [ends[0][0], ends[1][0]] == pytest.approx([found.low, found.high])
 
 
-def test_parts_add_up_to_the_epoch(records: list[Record]) -> None:
-    """Step, copy and wait are stacked, each as long as it lasted."""
-    figure = plots.epoch_parts(summary(records), PLACE)
+def test_loading_times_are_bars(records: list[Record]) -> None:
+    """In microseconds an image, the least first; what the model's step took longer beside hdf5 counts."""
+    figure = plots.loading_time(summary(records), PLACE)
     assert figure is not None
-    patches = [patch for container in figure.axes[0].containers for patch in container.patches]  # type: ignore[attr-defined]
-    assert [patch.get_width() for patch in patches] == pytest.approx([0.905, 0.0, 0.1, 1.205, 0.0, 0.3])
-    assert patches[2].get_x() == pytest.approx(0.905)
-    assert {"10 %", "20 %"} <= set(texts(figure).splitlines())
-    assert "the share spent waiting" in texts(figure)
+    axes = figure.axes[0]
+    bars = [container for container in axes.containers if isinstance(container, BarContainer)]
+    assert [bar.patches[0].get_width() for bar in bars] == pytest.approx([0.1e6 / 512, 0.6e6 / 512])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mmap", "hdf5"]
+    assert "195.31 ±0.01" in texts(figure)
+
+
+def test_the_roofline_is_the_model_of_each_way_of_loading(records: list[Record]) -> None:
+    """A line adds the times of model and loading; a mark is a training as measured; verticals are known trainings."""
+    figure = plot_roofline.roofline(summary(records), PLACE)
+    assert figure is not None
+    (axes,) = figure.axes
+    lines = [drawn(line) for line in axes.lines]
+    curves = [(xs, ys) for xs, ys in lines if len(xs) > 2]
+    assert len(curves) == 2
+    for (xs, ys), load in zip(curves, (512 / 0.5, 512 / 0.25), strict=True):  # mmap lies on memory
+        assert ys == pytest.approx([1 / (1 / x + 1 / load) for x in xs])
+    alone = 512 / 0.905
+    marks = [(xs[0], ys[0]) for xs, ys in lines if len(xs) == 1]
+    assert [mark for pair in marks for mark in pair] == pytest.approx([alone, 512 / 1.005, alone, 512 / 1.505])
+    verticals = {xs[0] for xs, _ in lines if len(xs) == 2}
+    assert sorted(verticals) == pytest.approx([alone, *(each.images_per_second for each in plot_roofline.PUBLISHED)])
+    assert "resnet8" in texts(figure)
+    assert plot_roofline.roofline(summary([record for record in records if record.cell.mode == "load"]), PLACE) is None
+
+
+def test_every_published_training_says_where_it_is_from() -> None:
+    """A source with a year; a speed of one GPU."""
+    assert all(re.search(r"20\d\d", each.source) and 100 < each.images_per_second < 1e6 for each in plot_roofline.PUBLISHED)
 
 
 def test_accuracy_is_drawn_against_time_with_both_intervals(records: list[Record]) -> None:
@@ -188,7 +213,6 @@ def test_plots_without_data_are_not_made(make: MakeRecord) -> None:
     load = [make("mmap", mode="load")]
     assert {name.partition(".")[0] for name in plots.plots(load, summary(load), PLACE)} == {
         "epoch_time",
-        "epoch_parts",
         "size_speed",
     }
 
@@ -224,7 +248,7 @@ def test_figures_beside_bars_are_clear_of_them(records: list[Record]) -> None:
         records += [
             record.model_copy(update={"cell": record.cell.model_copy(update={"model": model})}) for record in records[:3]
         ]
-    for draw in (plots.epoch_time, plots.epoch_parts):
+    for draw in (plots.epoch_time, plots.loading_time):
         figure = draw(summary(records), PLACE)
         assert figure is not None
         figure.draw_without_rendering()
@@ -242,7 +266,7 @@ def test_no_text_lies_on_another(records: list[Record], make: MakeRecord) -> Non
             make("postgres:a very long path", (2.0, 1.3), model=model, workers=2),
         ]
     rows = summary(records)
-    of_rows = (plots.epoch_time, plots.epoch_parts, plot_points.accuracy_time, plot_points.size_speed)
+    of_rows = (plots.epoch_time, plots.loading_time, plot_roofline.roofline, plot_points.accuracy_time, plot_points.size_speed)
     for figure in [*(draw(rows, PLACE) for draw in of_rows), plot_points.loss(records, rows, PLACE)]:
         assert figure is not None
         figure.draw_without_rendering()

@@ -104,8 +104,11 @@ def test_the_report_is_shown_whole_in_a_narrow_log(tmp_path: Path, make: MakeRec
     report(folder).show(Console(file=file, width=40))
     lines = file.getvalue().splitlines()
     row = next(line for line in lines if line.startswith(" mmap"))
-    assert row.endswith("147 MiB")
-    assert lines[-1] == f"Records, tables, plots: {folder}"
+    assert row.split()[:4] == ["mmap", "512", "27", "147"]
+    assert lines[-1] == f"Records, tables, plots: {folder}; more tables: --details, or table.md there"
+    file.truncate(0)
+    report(folder).show(Console(file=file, width=40), details=True)
+    assert any(line.startswith(" mmap") and line.endswith("147 MiB") for line in file.getvalue().splitlines())
 
 
 def test_reports_need_no_torch() -> None:

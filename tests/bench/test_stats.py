@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -329,3 +330,73 @@ def test_the_interval_of_a_ratio_covers_the_truth_as_often_as_it_says(rounds: in
         slow = [1.1 * each * math.exp(draw.gauss(0, 0.02)) for each in drift]
         hits += stats.ratio_interval(slow, drift).excludes(1.1) is False
     assert hits / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+def test_the_spread_in_common_is_that_of_an_f_distribution() -> None:
+    """Variances drawn around 4 with 3 prior degrees of freedom: both are found; equal ones count for at most four."""
+    draw = np.random.Generator(np.random.Philox(key=5))
+    variances = 4.0 * draw.chisquare(2, 4000) / 2 / (draw.chisquare(3.0, 4000) / 3.0)
+    prior, freedom = stats._prior([(float(found), 2) for found in variances])
+    assert freedom == pytest.approx(3.0, rel=0.15)
+    assert prior == pytest.approx(4.0, rel=0.15)
+    alike, most = stats._prior([(float(found), 2) for found in 4.0 * draw.chisquare(2, 4000) / 2])
+    assert alike == pytest.approx(4.0, rel=0.1)
+    assert most == stats.MOST_PRIOR_FREEDOM
+
+
+def test_few_samples_share_nothing() -> None:
+    """Three are Student's, each by itself; a fourth lends them its spread."""
+    samples = [[1.0, 1.1, 1.2], [1.0, 1.01, 1.02], [1.0, 1.3, 1.6]]
+    for values, found in zip(samples, stats.moderated(samples), strict=True):
+        assert found.interval().low == pytest.approx(stats.mean_interval(values).low)
+        assert found.freedom == 2
+    shared = stats.moderated([*samples, [1.0, 1.2, 1.1]])
+    assert all(each.freedom is not None and each.freedom > 2 for each in shared)
+    one, none = stats.moderated([[1.0], []])
+    assert (one.mean, one.p_value(), one.interval().low) == (1.0, None, None)
+    assert (none.n, none.p_value()) == (0, None)
+
+
+SPREADS = {"alike": (0.08,) * 8, "from 3 to 20 %": tuple(np.geomspace(0.03, 0.2, 8)), "one five times": (0.25, *[0.05] * 7)}
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize(("rows", "rounds"), [(4, 3), (6, 3), (8, 3), (8, 5)])
+def test_pairs_of_equal_rows_are_told_apart_in_one_table_of_twenty(rows: int, rounds: int, spread: str) -> None:
+    """Rounds that differ, rows that spread alike or not: any false alarm at all in no more than 5 %, sampling error allowed."""
+    draw = np.random.Generator(np.random.Philox(key=11))
+    deviations = np.array(SPREADS[spread])[:: max(1, 8 // rows)][:rows]
+    deviations[0] = SPREADS[spread][0]
+    alarms, tables = 0, 400
+    for _ in range(tables):
+        logs = draw.normal(0, 1, (rows, rounds)) * deviations[:, None] + draw.normal(0, 0.05, rounds)
+        p_values = stats.pair_p_values([dict(enumerate(np.exp(row))) for row in logs])
+        found = stats.corrected(list(p_values.values()), rows)
+        alarms += any(value is not None and value < 0.05 for value in found)
+    low = stats.proportion_interval(alarms, tables, 0.999).low
+    assert low is not None
+    assert low <= 0.05
+
+
+def test_sharing_finds_more_than_each_pair_by_itself() -> None:
+    """Six rows a fifth apart that spread by 6 %, three rounds: most of the neighbours, where Student's finds few."""
+    draw = np.random.Generator(np.random.Philox(key=12))
+    shared, alone, pairs = 0, 0, 0
+    for _ in range(100):
+        logs = draw.normal(0, 0.06, (6, 3)) + 0.2 * np.arange(6)[:, None]
+        rows = [dict(enumerate(np.exp(row))) for row in logs]
+        moderated = stats.corrected(list(stats.pair_p_values(rows).values()), 6)
+        plain = stats.corrected([stats.p_value(*stats.paired(a, b)) for a, b in itertools.combinations(rows, 2)], 6)
+        shared += sum(value is not None and value < 0.05 for value in moderated)
+        alone += sum(value is not None and value < 0.05 for value in plain)
+        pairs += len(plain)
+    assert shared > 0.75 * pairs
+    assert alone < 0.66 * shared
+
+
+def test_a_sum_of_parts_has_both_their_uncertainties() -> None:
+    """Half-widths add by their squares, each side by itself; a part without an interval leaves none."""
+    found = stats.sum_interval([(2.0, Interval(1.0, 0.7, 1.6, 3)), (1.0, Interval(5.0, 4.2, 5.9, 5))])
+    assert (found.mean, found.low, found.high) == pytest.approx((7.0, 6.0, 7.0 + math.hypot(1.2, 0.9)))
+    assert found.n == 3
+    assert stats.sum_interval([(1.0, Interval(1.0, None, None, 1)), (1.0, Interval(1.0, 0.5, 1.5, 3))]).low is None

@@ -1,0 +1,232 @@
+"""The first table of a report: methods against data sets, with what training they can feed, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bench import numbers
+from bench.experiment import Cell
+from bench.reporting import wording
+from bench.reporting.loading import COST
+from bench.reporting.summary import Row
+from bench.reporting.table import WIDTH, Column, Headline, Line, Table
+from bench.reporting.wording import Setting
+from bench.runs import mean
+
+FAR = 0.10  # between a prediction and what was measured: said aloud
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The columns of one data set: by way of loading, what stands in each."""
+
+    name: str
+    columns: tuple[Column, ...]
+    cells: Mapping[str, tuple[str, ...]]
+
+    @property
+    def width(self) -> int:
+        """In letters, with the space before each column."""
+        every = [*(column.title for column in self.columns)]
+        return sum(
+            2 + max(map(len, (*title, *(cells[place] for cells in self.cells.values())))) for place, title in enumerate(every)
+        )
+
+
+def headline(rows: Sequence[Row], place: Setting) -> Headline:
+    """Of the rows that ran; what did not run is named once, with its reason."""
+    ran = [row for row in rows if row.epoch is not None and row.cell.mode in ("train", "load")]
+    names = ways(rows)
+    blocks = [_block([row for row in ran if row.dataset == name], names) for name in dict.fromkeys(row.dataset for row in ran)]
+    order = _order(ran, names)
+    rounds = max((row.rounds for row in rows), default=0)
+    named = [] if ran else dict.fromkeys(row.dataset for row in rows)
+    parts = [place.experiment, *named, *(wording.conditions(ran or rows, place) if rows else [])]
+    return Headline(
+        caption=" · ".join(part for part in parts if part),
+        panels=tuple(_panel(each, order) for each in _side_by_side(blocks, max(map(len, order), default=0))),
+        notes=(
+            *_legend(ran, rounds),
+            *_scores(ran, names),
+            *_predicted(ran, names),
+            *_slowed(ran, names),
+            *_not_run(rows, names),
+        ),
+    )
+
+
+def ways(rows: Sequence[Row]) -> dict[Cell, str]:
+    """A name for every way of loading that tells it apart within its data set; the same way has one name in all."""
+    found: dict[Cell, str] = {}
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        found |= wording.labels(row.cell for row in rows if row.dataset == dataset and row.cell.mode in ("train", "load"))
+    return {
+        cell: f"{name} (RAM)" if cell.backend_name == "memory" and "(" not in name else name for cell, name in found.items()
+    }
+
+
+def _order(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    """Ways of loading, the fastest first: by the mean over groups of the logarithm of what they take."""
+    import numpy as np
+    import pandas as pd  # takes a while, and the command line imports this module
+
+    records = [(names[row.cell], str(row.group), mean(row.judged.values())) for row in ran]
+    frame = pd.DataFrame(records, columns=["way", "group", "taken"])
+    table = frame.pivot_table(index="way", columns="group", values="taken", sort=False)
+    logs = np.log(table)
+    return list((logs - logs.min()).mean(axis=1).sort_values(kind="stable").index)
+
+
+def _block(ran: Sequence[Row], names: Mapping[Cell, str]) -> _Block:
+    """Loading alone first, then a pair of columns for each training."""
+    groups: dict[object, list[Row]] = {}
+    for row in ran:
+        groups.setdefault(row.group, []).append(row)
+    trained = [group for group in groups.values() if group[0].cell.mode == "train"]
+    loaded = {names[row.cell]: row for row in reversed(ran) if row.load_images_per_second}
+    alone = {name: _alone(row) for name, row in loaded.items()}
+    columns = [_right("load only", "images/s"), _right("break-even", "images/s"), _right("disk", "MiB")] if alone else []
+    cells = {name: alone.get(name, ("-",) * len(columns)) for name in dict.fromkeys(names[row.cell] for row in ran)}
+    for group in trained:
+        found = {names[row.cell]: _trained(row, group) for row in group}
+        cached = "" if group[0].cell.cache == "warm" else f" {wording.COLD}"
+        images = f"{group[0].train_images or 0:,} images{cached}"
+        columns += [Column(("", group[0].cell.model or "", "µs an image")), Column(("", images, "epoch, s"))]
+        cells = {name: (*before, *found.get(name, ("-", "-"))) for name, before in cells.items()}
+    return _Block(ran[0].dataset, tuple(columns), cells)
+
+
+def _right(*title: str) -> Column:
+    return Column(("", *title), right=True)
+
+
+def _alone(row: Row) -> tuple[str, str, str]:
+    disk = numbers.mebibytes(row.store_bytes).removesuffix(" MiB")
+    mark = _mark(row) if row.cell.mode == "load" else ""
+    return numbers.rate(row.load_images_per_second) + mark, numbers.rate(row.break_even), disk
+
+
+def _trained(row: Row, group: Sequence[Row]) -> tuple[str, str]:
+    few = f" n={row.runs}" if row.runs < max(each.rounds for each in group) else ""
+    return numbers.plus_minus(row.held.time, 1e6) + _mark(row) + few, numbers.plus_minus(row.held.epoch)
+
+
+def _mark(row: Row) -> str:
+    if row.bound or row.runs < 2:
+        return ""
+    if not row.equal_work:
+        return " †"
+    return " *" if row.best else " =" if row.tied_best else ""
+
+
+def _side_by_side(blocks: Sequence[_Block], label: int) -> Iterator[list[_Block]]:
+    """As many blocks at once as fit beside the labels."""
+    panel: list[_Block] = []
+    for block in blocks:
+        if panel and label + 1 + sum(each.width for each in (*panel, block)) > WIDTH:
+            yield panel
+            panel = []
+        panel.append(block)
+    if panel:
+        yield panel
+
+
+def _panel(blocks: Sequence[_Block], order: Sequence[str]) -> Table:
+    """The data set's name is above the labels, or where there are several above the columns of each."""
+    columns = [Column((blocks[0].name if len(blocks) == 1 else "", "", ""))]
+    for block in blocks:
+        named = [replace(column, title=(block.name, *column.title[1:])) for column in block.columns[:1]]
+        columns += [*(named if len(blocks) > 1 else block.columns[:1]), *block.columns[1:]]
+    shown = [name for name in order if any(name in block.cells for block in blocks)]
+    empty = {block.name: ("-",) * len(block.columns) for block in blocks}
+    rows = [[name, *(cell for block in blocks for cell in block.cells.get(name, empty[block.name]))] for name in shown]
+    title = " | ".join(block.name for block in blocks)
+    label = "".join(letter if letter.isalnum() else "-" for letter in title).strip("-")
+    return Table(f"formats-{label}", title, (), tuple(columns), tuple(Line(tuple(row)) for row in rows), ())
+
+
+def _legend(ran: Sequence[Row], rounds: int) -> list[str]:
+    if not ran:
+        return []
+    marks = [
+        "* fastest format" if any(row.best for row in ran) and rounds > 1 else "",
+        "= not told from it (95 %, all pairs corrected)" if any(row.tied_best for row in ran) else "",
+        "† other work, see --details" if any(not row.equal_work and not row.bound for row in ran) else "",
+        f"± 95 % interval of {rounds} runs." if rounds > 1 else "One run each: no intervals, and nothing is decided.",
+    ]
+    lines = ["; ".join(mark for mark in marks if mark)]
+    if any(row.held.time for row in ran):
+        lines.append("µs an image: how long training waits for one; epoch: with it, the model's own time taken as equal.")
+    if any(row.load_images_per_second for row in ran):
+        lines.append(f"break-even: up to this speed of training, loading costs under {100 * COST:g} % of an epoch.")
+    return lines
+
+
+def _scores(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    """Accuracy and F1, which are facts of the protocol: one line a data set and model, loud where formats differ."""
+    groups: dict[object, list[Row]] = {}
+    for row in ran:
+        if row.accuracy is not None:
+            groups.setdefault(row.group, []).append(row)
+    return [_score(group, names) for group in groups.values()]
+
+
+def _score(group: Sequence[Row], names: Mapping[Cell, str]) -> str:
+    first = max(group, key=lambda row: row.runs)
+    text = f"{first.dataset}, {first.cell.model}: {_reached(first)}"
+    if first.device not in ("", "cpu"):
+        accuracies = [100 * row.accuracy.mean for row in group if row.accuracy]
+        return f"{text}; all {len(group)}: {min(accuracies):.1f} to {max(accuracies):.1f} % (a GPU's sums have no fixed order)."
+    others = [row for row in group if _differ(row.losses, first.losses)]
+    if not others:
+        return f"{text}; losses of all {len(group)} equal bit for bit."
+    listed = ", ".join(f"{names[row.cell]} {_reached(row)}" for row in others)
+    if any(row.cell.codec == first.cell.codec or not row.equal_work for row in others):
+        return f"{text}; NOT THE SAME TRAINING: {listed}; see --details."
+    return f"{text}; losses of {len(group) - len(others)} equal bit for bit; of another codec: {listed}."
+
+
+def _differ(a: Mapping[int, int], b: Mapping[int, int]) -> bool:
+    return any(a[number] != b[number] for number in a.keys() & b.keys())
+
+
+def _reached(row: Row) -> str:
+    found = row.accuracy
+    if found is None:
+        return "no accuracy"
+    spread = "" if found.half_width is None else f" ±{100 * found.half_width:.1f} ({found.n} seeds)"
+    return f"accuracy {100 * found.mean:.1f} %{spread}, F1 {row.macro_f1 or 0.0:.2f}"
+
+
+def _predicted(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    """How far training is from what loading alone and the model alone say."""
+    apart = [(row, row.predicted / row.speed - 1) for row in ran if row.predicted and row.speed]
+    if not apart:
+        return []
+    far = [f"{_where(row, names)} {numbers.signed_percent(part)}" for row, part in apart if abs(part) > FAR]
+    if far:
+        return [f"TRAINING IS NOT AS PREDICTED from loading alone, by over {100 * FAR:g} %: {'; '.join(far)}."]
+    most = numbers.percent(max(abs(part) for _, part in apart))
+    return [f"Training speed as predicted from loading alone is within {most} of the measured, in all {len(apart)} trainings."]
+
+
+def _slowed(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    slow = [f"{_where(row, names)} {numbers.slowdown(row.held.slowdown)}" for row in ran if row.held.slowed]
+    return [f"Loading slows the model beside it, which is counted in µs an image: {'; '.join(slow)}."] if slow else []
+
+
+def _where(row: Row, names: Mapping[Cell, str]) -> str:
+    return f"{names[row.cell]}, {row.dataset}, {row.cell.model}"
+
+
+def _not_run(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
+    """Each backend and reason once, whatever it was to be read for."""
+    ran = {names[row.cell] for row in rows if row.epoch is not None and row.cell in names}
+    reasons: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.epoch is None and row.cell in names:
+            where = "" if names[row.cell] not in ran else f" on {row.dataset}, {row.cell.model or 'loading only'}"
+            reasons.setdefault(wording.not_run(row).removeprefix("not run: "), {})[names[row.cell] + where] = None
+    found = "; ".join(f"{', '.join(those)} ({reason})" for reason, those in reasons.items())
+    return [f"Not run: {found}."] if found else []
