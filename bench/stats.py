@@ -84,9 +84,12 @@ def ratio_interval(values: Sequence[float], baseline: Sequence[float], level: fl
     Raises:
         ValueError: no pairs, unequal lengths, or a number that is not positive.
     """
-    found = mean_interval(_log_ratios(values, baseline), level)
-    low = None if found.low is None else math.exp(found.low)
-    high = None if found.high is None else math.exp(found.high)
+    return exponential(mean_interval(_log_ratios(values, baseline), level))
+
+
+def exponential(found: Interval) -> Interval:
+    """Of logarithms: a ratio, or a geometric mean."""
+    low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
     return Interval(math.exp(found.mean), low, high, found.n)
 
 
@@ -222,13 +225,13 @@ def _inverse_trigamma(value: float) -> float:
     return found
 
 
-def pair_p_values(rows: Sequence[Mapping[int, float]]) -> dict[tuple[int, int], float | None]:
-    """For every pair of rows, values by round, the p value of their moderated paired log ratios; None as ``p_value``."""
+def pair_estimates(rows: Sequence[Mapping[int, float]]) -> dict[tuple[int, int], Estimate]:
+    """For every pair of rows, values by round, their moderated paired log ratio."""
     pairs = list(itertools.combinations(range(len(rows)), 2))
     logs = [_log_ratios(*paired(rows[a], rows[b])) for a, b in pairs]
     rounds = max((len(each) for each in logs), default=0)
     estimates = moderated(logs, (len(rows) - 1) * (rounds - 1))
-    return {pair: estimate.p_value() for pair, estimate in zip(pairs, estimates, strict=True)}
+    return dict(zip(pairs, estimates, strict=True))
 
 
 def sum_interval(parts: Sequence[tuple[float, Interval]]) -> Interval:

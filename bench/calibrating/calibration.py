@@ -18,7 +18,7 @@ from datasets.errors import DataError
 from loaders.manifest import Frozen
 
 RUNS, HARNESS, REPORT = "runs.csv", "harness.csv", "calibration.md"
-PLANTED = (0.02, 0.05, 0.10)
+PLANTED = (0.02, 0.05)
 Line = TypeVar("Line", bound=Frozen)
 
 
@@ -27,7 +27,8 @@ class Measured(Frozen):
 
     Attributes:
         cell: its name: 1a and 1b are a pair of equals. planted: the fraction by which its reads were slowed.
-        seconds: of one pass. wait_share: of it, until batches were there. timed_seconds: the shortest timed unit.
+        loading: seconds an image that training was held up, which is what tables compare. wait_share: of an epoch.
+        timed_seconds: the shortest epoch.
         disturbed: as its record has it.
     """
 
@@ -36,7 +37,7 @@ class Measured(Frozen):
     position: int
     cell: str
     planted: float
-    seconds: float
+    loading: float
     wait_share: float
     timed_seconds: float
     disturbed: bool

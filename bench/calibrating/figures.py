@@ -4,7 +4,7 @@ harness costs.
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,11 +66,13 @@ def alarms(runs: Sequence[Measured]) -> Alarms:
     families: list[tuple[bool, bool]] = []
     tables = [_equal(by_cell) for by_cell in _experiments(runs).values()]
     for table in tables:
-        for a, b in _pairs(table):
-            differ.append(stats.distinguishable(a, b) is True)
-            ratios.append(stats.ratio_interval(a, b).mean)
-            spreads.append(stats.ratio_spread(a, b) or 0.0)
-        families.append(_family(list(table.values())))
+        found = stats.pair_estimates([dict(enumerate(values)) for values in table.values()])
+        rows = list(table.values())
+        for a in range(0, len(rows) - 1, 2):  # 1a and 1b: no run is in two pairs
+            differ.append((found[a, a + 1].p_value() or 0.0) < 1 - stats.LEVEL)
+            ratios.append(math.exp(found[a, a + 1].mean))
+            spreads.append(stats.ratio_spread(rows[a], rows[a + 1]) or 0.0)
+        families.append(_family(list(found.values()), len(rows)))
     return Alarms(
         pairs=_share(differ),
         families=_share([plain for plain, _ in families]),
@@ -96,8 +98,10 @@ def found(runs: Sequence[Measured], planted: float) -> Found:
         slow = next((values for (_, part), values in by_cell.items() if part == planted), None)
         if slow is None:
             continue
-        base = next(iter(_equal(by_cell).values()))
-        ratio = stats.ratio_interval(slow, base)
+        equal = list(_equal(by_cell).values())
+        base = equal[0]
+        every = stats.pair_estimates([dict(enumerate(values)) for values in (slow, *equal)])
+        ratio = stats.exponential(every[0, 1].interval())
         shares.append(ratio.mean > 1 and ratio.excludes(1.0) is True)
         covered.append(ratio.excludes(1 + planted) is False)
         estimates.append(ratio.mean - 1)
@@ -143,10 +147,10 @@ _Table = dict[_Key, list[float]]
 
 
 def _experiments(runs: Sequence[Measured]) -> dict[int, _Table]:
-    """Seconds by round, by cell, by experiment."""
+    """Loading time by round, by cell, by experiment."""
     every: dict[int, _Table] = {}
     for run in sorted(runs, key=lambda run: (run.experiment, run.planted, run.cell, run.round)):
-        every.setdefault(run.experiment, {}).setdefault((run.cell, run.planted), []).append(run.seconds)
+        every.setdefault(run.experiment, {}).setdefault((run.cell, run.planted), []).append(run.loading)
     return every
 
 
@@ -154,17 +158,13 @@ def _equal(table: _Table) -> _Table:
     return {key: values for key, values in table.items() if not key[1]}
 
 
-def _pairs(table: _Table) -> list[tuple[list[float], list[float]]]:
-    """Disjoint pairs, ``1a`` and ``1b``: no run is in two of them."""
-    values = list(table.values())
-    return list(zip(values[::2], values[1::2], strict=True))
-
-
-def _family(rows: Sequence[list[float]]) -> tuple[bool, bool]:
+def _family(pairs: Sequence[stats.Estimate], rows: int) -> tuple[bool, bool]:
     """Whether any pair of these rows is called different: uncorrected, and corrected."""
-    p_values = [stats.p_value(a, b) for a, b in itertools.combinations(rows, 2)]
-    corrected = stats.corrected(p_values, len(rows))
-    plain, mended = (any(value is not None and value < 1 - stats.LEVEL for value in each) for each in (p_values, corrected))
+    p_values = [pair.p_value() for pair in pairs]
+    plain, mended = (
+        any(value is not None and value < 1 - stats.LEVEL for value in each)
+        for each in (p_values, stats.corrected(p_values, rows))
+    )
     return plain, mended
 
 

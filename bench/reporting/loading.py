@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench import stats
 from bench.experiment import Cell
@@ -108,7 +108,7 @@ def _common(alone: Sequence[Mapping[int, float]]) -> Interval | None:
 def _times(rows: Sequence[Mapping[int, float]]) -> list[Interval]:
     estimates = stats.moderated([[math.log(value) for value in values.values()] for values in rows])
     return [
-        _exponential(estimate.interval(), math.fsum(values.values()) / len(values))
+        replace(stats.exponential(estimate.interval()), mean=math.fsum(values.values()) / len(values))
         for estimate, values in zip(estimates, rows, strict=True)
     ]
 
@@ -116,12 +116,7 @@ def _times(rows: Sequence[Mapping[int, float]]) -> list[Interval]:
 def _slowdowns(rows: Sequence[Mapping[int, float]]) -> list[Interval | None]:
     level = 1 - (1 - stats.LEVEL) / max(1, len(rows))
     estimates = stats.moderated([[math.log(value) for value in values.values()] for values in rows])
-    return [_exponential(each.interval(level), math.exp(each.mean)) if each.n else None for each in estimates]
-
-
-def _exponential(found: Interval, mean: float) -> Interval:
-    low, high = (None if bound is None else math.exp(bound) for bound in (found.low, found.high))
-    return Interval(mean, low, high, found.n)
+    return [stats.exponential(each.interval(level)) if each.n else None for each in estimates]
 
 
 def _cost(time: Interval, alone: Interval) -> Interval:

@@ -16,9 +16,9 @@ def ties(values: Sequence[Mapping[int, float]]) -> dict[tuple[int, int], bool | 
 
     None where a pair has too few common rounds to tell.
     """
-    p_values = stats.pair_p_values(values)
-    corrected = stats.corrected(list(p_values.values()), len(values))
-    return {pair: None if value is None else value >= ALARM for pair, value in zip(p_values, corrected, strict=True)}
+    estimates = stats.pair_estimates(values)
+    corrected = stats.corrected([estimate.p_value() for estimate in estimates.values()], len(values))
+    return {pair: None if value is None else value >= ALARM for pair, value in zip(estimates, corrected, strict=True)}
 
 
 def rounds_needed(values: Mapping[int, float], baseline: Mapping[int, float], comparisons: int) -> int | None:

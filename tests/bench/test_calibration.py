@@ -20,6 +20,8 @@ from datasets.registry import open_source
 from loaders.loading import loader
 from loaders.pack import pack
 
+PARTS = (*PLANTED, 0.10)
+
 
 def run_of(experiment: int, number: int, cell: str, seconds: float, planted: float = 0.0) -> Measured:
     return Measured(
@@ -28,7 +30,7 @@ def run_of(experiment: int, number: int, cell: str, seconds: float, planted: flo
         position=0,
         cell=cell,
         planted=planted,
-        seconds=seconds,
+        loading=seconds,
         wait_share=0.98,
         timed_seconds=0.25,
         disturbed=False,
@@ -43,7 +45,7 @@ def simulated(experiments: int, noise: float, reading: float = 1.0, bias: float 
         for number in range(5):
             drift = draw.gauss(0, 0.2)
             cells = [(f"{pair}{half}", 0.0, bias * (half == "b")) for pair in range(1, 6) for half in "ab"]
-            cells += [(f"planted {part:g}", part, math.log1p(part * reading)) for part in PLANTED]
+            cells += [(f"planted {part:g}", part, math.log1p(part * reading)) for part in PARTS]
             for name, part, effect in cells:
                 runs.append(run_of(experiment, number, name, math.exp(drift + effect + draw.gauss(0, noise)), part))
     return runs
@@ -54,7 +56,7 @@ def test_equal_cells_are_called_different_as_often_as_chance_has_it() -> None:
     found = figures.alarms(simulated(40, 0.02))
     assert (found.pairs.n, found.families.n, found.corrected.n, found.cells, found.rounds) == (200, 40, 40, 10, 5)
     assert found.pairs.excludes(0.05) is False
-    assert found.families.mean > 0.5
+    assert found.families.mean > 0.3
     assert found.corrected.mean <= 0.15
     assert found.ratio.excludes(1.0) is False
     assert found.spread == pytest.approx(0.02 * math.sqrt(2), rel=0.1)
@@ -72,7 +74,7 @@ def test_a_harness_that_favours_the_first_name_is_seen() -> None:
 def test_a_slow_down_is_found_with_its_size() -> None:
     """At a noise of 1 % all 10 % and most 5 % are found, without bias, and 95 % of intervals hold what was planted."""
     runs = simulated(40, 0.01)
-    two, five, ten = (figures.found(runs, part) for part in PLANTED)
+    two, five, ten = (figures.found(runs, part) for part in PARTS)
     assert ten.share.mean == 1.0
     assert five.share.mean >= 0.9
     assert two.share.mean < 0.9
@@ -132,7 +134,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A calibration of seconds: tiny pictures, one experiment of one pair, and a pair of runs for the harness."""
     data = "synthetic:train=64,val=16,size=16,classes=4,codec=jpeg"
     monkeypatch.setattr(calibrate, "QUICK", Size(experiments=1, pairs=1, planted_every=1, load=2, train=1))
-    monkeypatch.setattr(calibrate, "BASE", calibrate.BASE.model_copy(update={"dataset": data}))
+    for name in ("BASE", "LOAD"):
+        monkeypatch.setattr(calibrate, name, getattr(calibrate, name).model_copy(update={"dataset": data}))
     monkeypatch.setattr(calibrate, "TRAIN", calibrate.TRAIN.model_copy(update={"dataset": data.replace(",codec=jpeg", "")}))
     monkeypatch.setattr(calibrate, "ROUNDS", 2)
 
@@ -145,9 +148,9 @@ def test_a_small_calibration_runs_reports_and_goes_on(loadstone: Callable[..., A
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert sorted(files) == ["calibration.md", "environment.json", "harness.csv", "runs.csv"]
     runs = calibration.measured(tmp_path / "out")
-    assert sorted({run.cell for run in runs}) == ["1a", "1b", "planted 0.02", "planted 0.05", "planted 0.1"]
-    assert len(runs) == 10
-    assert all(run.seconds > 0 and 0 < run.wait_share < 1 for run in runs)
+    assert sorted({run.cell for run in runs}) == ["1a", "1b", "planted 0.02", "planted 0.05"]
+    assert len(runs) == 8
+    assert all(run.loading > 0 and 0 < run.wait_share < 1 for run in runs)
     assert [(pair.mode, pair.pair) for pair in calibration.harness(tmp_path / "out")] == [
         ("load", 0),
         ("load", 1),

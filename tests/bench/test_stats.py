@@ -370,8 +370,8 @@ def test_pairs_of_equal_rows_are_told_apart_in_one_table_of_twenty(rows: int, ro
     alarms, tables = 0, 400
     for _ in range(tables):
         logs = draw.normal(0, 1, (rows, rounds)) * deviations[:, None] + draw.normal(0, 0.05, rounds)
-        p_values = stats.pair_p_values([dict(enumerate(np.exp(row))) for row in logs])
-        found = stats.corrected(list(p_values.values()), rows)
+        estimates = stats.pair_estimates([dict(enumerate(np.exp(row))) for row in logs])
+        found = stats.corrected([each.p_value() for each in estimates.values()], rows)
         alarms += any(value is not None and value < 0.05 for value in found)
     low = stats.proportion_interval(alarms, tables, 0.999).low
     assert low is not None
@@ -385,7 +385,7 @@ def test_sharing_finds_more_than_each_pair_by_itself() -> None:
     for _ in range(100):
         logs = draw.normal(0, 0.06, (6, 3)) + 0.2 * np.arange(6)[:, None]
         rows = [dict(enumerate(np.exp(row))) for row in logs]
-        moderated = stats.corrected(list(stats.pair_p_values(rows).values()), 6)
+        moderated = stats.corrected([each.p_value() for each in stats.pair_estimates(rows).values()], 6)
         plain = stats.corrected([stats.p_value(*stats.paired(a, b)) for a, b in itertools.combinations(rows, 2)], 6)
         shared += sum(value is not None and value < 0.05 for value in moderated)
         alone += sum(value is not None and value < 0.05 for value in plain)
