@@ -13,7 +13,6 @@ PLACES = {
     "docs/speed.md": "results/speed/targets.md",
     "docs/gpu.md": "results/gpu/targets.md",
 }
-FIRST_TABLES = 2  # of those in the README: one network on both data sets; the others stand beside the records
 
 
 def with_result(page: str, name: str, result: str) -> str:
@@ -32,11 +31,11 @@ def lowered(result: str) -> str:
 
 
 def first(result: str) -> str:
-    """The first tables, and where the others are."""
-    head, *tables = result.split("### ")
-    shown = head + "".join(f"### {table}" for table in tables[:FIRST_TABLES])
-    left = [table.partition("\n")[0] for table in tables[FIRST_TABLES:]]
-    return shown + (f"More, in [{PLACES['README.md']}]({PLACES['README.md']}): {', '.join(left)}.\n" if left else "")
+    """The first table: what stands above the details, without what is continued there."""
+    head, *panels = result.partition("\n## Details")[0].split("### ")
+    last, _, notes = panels[-1].partition("\n- ")
+    shown = [panel for panel in [*panels[:-1], last + "\n"] if not panel.partition("\n")[0].endswith(", continued")]
+    return head + "".join(f"### {panel}" for panel in shown) + f"\n- {notes}"
 
 
 # Ways of loading as docs/speed.md has them, by engine, fetch and workers; and a peer's own loader.
@@ -77,8 +76,8 @@ if __name__ == "__main__":
     for page, name in PLACES.items():
         result, path = HOME / name, HOME / page
         if result.exists():
-            text = lowered(result.read_text(encoding="utf-8"))
-            text = first(text) if page == "README.md" else text
+            text = result.read_text(encoding="utf-8")
+            text = first(text) if page == "README.md" else lowered(text)
             path.write_text(with_result(path.read_text(encoding="utf-8"), name, text), encoding="utf-8")
     summary, page = HOME / "results/speed/summary.csv", HOME / "docs/speed.md"
     with summary.open(encoding="utf-8", newline="") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import record
-from bench.reporting import headline, table, verdict, wording
+from bench.reporting import table, verdict, wording
 from bench.reporting.recommend import Aim
 from bench.reporting.report import environment, planned_of
 from bench.reporting.summary import summary
@@ -22,7 +22,7 @@ def show(folder: Path, aim: Aim, train_speed: float | None = None) -> None:
     rows = summary(record.read(folder), planned_of(folder))
     place = wording.setting(environment(folder))
     if train_speed is not None:
-        names = headline.ways(rows)
+        names = wording.ways(rows)
         for dataset in dict.fromkeys(row.dataset for row in rows):
             console.print(f"{dataset} · {' · '.join(wording.conditions(rows, place))}")
             for line in verdict.for_training([row for row in rows if row.dataset == dataset], names, train_speed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,24 +29,35 @@ class _Block:
     @property
     def width(self) -> int:
         """In letters, with the space before each column."""
-        every = [*(column.title for column in self.columns)]
-        return sum(
-            2 + max(map(len, (*title, *(cells[place] for cells in self.cells.values())))) for place, title in enumerate(every)
-        )
+        titles = [(self.name, *self.columns[0].title), *(column.title for column in self.columns[1:])]
+        rows = [*itertools.zip_longest(*titles, fillvalue=""), *self.cells.values()]
+        return sum(2 + max(map(len, column)) for column in zip(*rows, strict=True))
+
+    def beside(self, other: _Block) -> _Block:
+        """Both as one; a way of loading that one of them lacks has dashes there."""
+        ways = dict.fromkeys((*self.cells, *other.cells))
+        cells = {way: (*self.row(way), *other.row(way)) for way in ways}
+        return _Block(self.name, (*self.columns, *other.columns), cells)
+
+    def row(self, way: str) -> tuple[str, ...]:
+        """What stands in its columns."""
+        return self.cells.get(way, (numbers.ABSENT,) * len(self.columns))
 
 
 def headline(rows: Sequence[Row], place: Setting) -> Headline:
     """Of the rows that ran; what did not run is named once, with its reason."""
     ran = [row for row in rows if row.epoch is not None and row.cell.mode in ("train", "load")]
-    names = ways(rows)
-    blocks = [_block([row for row in ran if row.dataset == name], names) for name in dict.fromkeys(row.dataset for row in ran)]
+    names = wording.ways(rows)
     order = _order(ran, names)
+    label = max(map(len, order), default=0)
+    by_dataset = [[row for row in ran if row.dataset == name] for name in dict.fromkeys(row.dataset for row in ran)]
+    blocks = [block for own in by_dataset for block in _blocks(own, names, label)]
     rounds = max((row.rounds for row in rows), default=0)
     named = [] if ran else dict.fromkeys(row.dataset for row in rows)
     parts = [place.experiment, *named, *(wording.conditions(ran or rows, place) if rows else [])]
     return Headline(
         caption=" · ".join(part for part in parts if part),
-        panels=tuple(_panel(each, order) for each in _side_by_side(blocks, max(map(len, order), default=0))),
+        panels=tuple(_panel(each, order) for each in _side_by_side(blocks, label)),
         notes=(
             *_legend(ran, rounds),
             *_scores(ran, names),
@@ -54,16 +66,6 @@ def headline(rows: Sequence[Row], place: Setting) -> Headline:
             *_not_run(rows, names),
         ),
     )
-
-
-def ways(rows: Sequence[Row]) -> dict[Cell, str]:
-    """A name for every way of loading that tells it apart within its data set; the same way has one name in all."""
-    found: dict[Cell, str] = {}
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        found |= wording.labels(row.cell for row in rows if row.dataset == dataset and row.cell.mode in ("train", "load"))
-    return {
-        cell: f"{name} (RAM)" if cell.backend_name == "memory" and "(" not in name else name for cell, name in found.items()
-    }
 
 
 def _order(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
@@ -78,23 +80,32 @@ def _order(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
     return list((logs - logs.min()).mean(axis=1).sort_values(kind="stable").index)
 
 
-def _block(ran: Sequence[Row], names: Mapping[Cell, str]) -> _Block:
-    """Loading alone first, then a pair of columns for each training."""
+def _blocks(ran: Sequence[Row], names: Mapping[Cell, str], label: int) -> list[_Block]:
+    """Of one data set: loading alone first, then a pair of columns for each training, the fastest model first."""
     groups: dict[object, list[Row]] = {}
     for row in ran:
         groups.setdefault(row.group, []).append(row)
     trained = [group for group in groups.values() if group[0].cell.mode == "train"]
+    parts = [_training(group, names) for group in sorted(trained, key=lambda group: group[0].speed_alone or 0.0, reverse=True)]
     loaded = {names[row.cell]: row for row in reversed(ran) if row.load_images_per_second}
-    alone = {name: _alone(row) for name, row in loaded.items()}
-    columns = [_right("load only", "images/s"), _right("break-even", "images/s"), _right("disk", "MiB")] if alone else []
-    cells = {name: alone.get(name, ("-",) * len(columns)) for name in dict.fromkeys(names[row.cell] for row in ran)}
-    for group in trained:
-        found = {names[row.cell]: _trained(row, group) for row in group}
-        cached = "" if group[0].cell.cache == "warm" else f" {wording.COLD}"
-        images = f"{group[0].train_images or 0:,} images{cached}"
-        columns += [Column(("", group[0].cell.model or "", "µs an image")), Column(("", images, "epoch, s"))]
-        cells = {name: (*before, *found.get(name, ("-", "-"))) for name, before in cells.items()}
-    return _Block(ran[0].dataset, tuple(columns), cells)
+    if loaded:
+        columns = (_right("load only", "images/s"), _right("break-even", "images/s"), _right("disk", "MiB"))
+        parts.insert(0, _Block(ran[0].dataset, columns, {name: _alone(row) for name, row in loaded.items()}))
+    found: list[_Block] = []
+    for part in parts:
+        joined = found[-1].beside(part) if found else part
+        if found and label + 1 + joined.width > WIDTH:
+            found.append(replace(part, name=f"{ran[0].dataset}, continued"))
+        else:
+            found[-1:] = [joined]
+    return found
+
+
+def _training(group: Sequence[Row], names: Mapping[Cell, str]) -> _Block:
+    cached = "" if group[0].cell.cache == "warm" else f" {wording.COLD}"
+    images = f"{group[0].train_images or 0:,} images{cached}"
+    columns = (Column(("", group[0].cell.model or "", "µs an image")), Column(("", images, "epoch, s")))
+    return _Block(group[0].dataset, columns, {names[row.cell]: _trained(row, group) for row in group})
 
 
 def _right(*title: str) -> Column:
@@ -139,8 +150,7 @@ def _panel(blocks: Sequence[_Block], order: Sequence[str]) -> Table:
         named = [replace(column, title=(block.name, *column.title[1:])) for column in block.columns[:1]]
         columns += [*(named if len(blocks) > 1 else block.columns[:1]), *block.columns[1:]]
     shown = [name for name in order if any(name in block.cells for block in blocks)]
-    empty = {block.name: ("-",) * len(block.columns) for block in blocks}
-    rows = [[name, *(cell for block in blocks for cell in block.cells.get(name, empty[block.name]))] for name in shown]
+    rows = [[name, *(cell for block in blocks for cell in block.row(name))] for name in shown]
     title = " | ".join(block.name for block in blocks)
     label = "".join(letter if letter.isalnum() else "-" for letter in title).strip("-")
     return Table(f"formats-{label}", title, (), tuple(columns), tuple(Line(tuple(row)) for row in rows), ())
@@ -221,12 +231,15 @@ def _where(row: Row, names: Mapping[Cell, str]) -> str:
 
 
 def _not_run(rows: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
-    """Each backend and reason once, whatever it was to be read for."""
-    ran = {names[row.cell] for row in rows if row.epoch is not None and row.cell in names}
+    """Each backend and reason once, whatever it was to be read for; where it ran in part, what did not."""
+    ran = {part for row in rows if row.epoch is not None for part in (row.cell.backend, (row.dataset, row.cell.backend))}
     reasons: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.epoch is None and row.cell in names:
-            where = "" if names[row.cell] not in ran else f" on {row.dataset}, {row.cell.model or 'loading only'}"
-            reasons.setdefault(wording.not_run(row).removeprefix("not run: "), {})[names[row.cell] + where] = None
+            backend = row.cell.backend
+            part = f"{names[row.cell]} on {row.dataset}, {row.cell.model or 'loading only'}"
+            alone = f"{backend} on {row.dataset}" if backend in ran else backend
+            name = part if (row.dataset, backend) in ran else alone
+            reasons.setdefault(wording.not_run(row).removeprefix("not run: "), {})[name] = None
     found = "; ".join(f"{', '.join(those)} ({reason})" for reason, those in reasons.items())
     return [f"Not run: {found}."] if found else []

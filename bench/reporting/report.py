@@ -12,7 +12,7 @@ from rich.console import Console
 from bench import experiment, record
 from bench.experiment import Experiment
 from bench.reporting import latex, summary_csv, table, targets, targets_table, wording
-from bench.reporting.headline import headline, ways
+from bench.reporting.headline import headline
 from bench.reporting.summary import Row, summary
 from bench.reporting.table import Headline, Table
 from bench.reporting.verdict import verdict
@@ -72,7 +72,7 @@ def report(folder: Path) -> Report:
     rows = summary(records, planned)
     tables = table.tables(rows, place)
     first = headline(rows, place)
-    said = verdict(rows, ways(rows))
+    said = verdict(rows, wording.ways(rows))
     texts = {
         "summary.csv": summary_csv.to_csv(rows),
         "table.md": table.headline_to_markdown(first, said) + "\n## Details\n\n" + table.to_markdown(tables),

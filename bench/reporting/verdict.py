@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bench import numbers
 from bench.experiment import Cell
 from bench.reporting.loading import COST
 from bench.reporting.recommend import Advice, Aim, Fed, advise, candidates, feeds, fewest_workers, most_cost
 from bench.reporting.summary import Row
-from bench.reporting.wording import labels
+from bench.reporting.wording import labels, ways
 from bench.runs import mean
 from bench.stats import minus_one
 
@@ -33,7 +34,7 @@ def verdict(rows: Sequence[Row], names: Mapping[Cell, str]) -> tuple[str, ...]:
     if max(row.runs for row in rows) < 2:
         return ("One round has no intervals, so nothing is decided: run with --rounds 3 or more.",)
     found = [_costs(trained, names)] if trained else []
-    return (*found, *_when(loaded, names), _take(trained or loaded, names))
+    return (*found, *_when(loaded, names), _take(trained or loaded))
 
 
 def _costs(trained: Sequence[Sequence[Row]], names: Mapping[Cell, str]) -> str:
@@ -60,20 +61,28 @@ def _costs(trained: Sequence[Sequence[Row]], names: Mapping[Cell, str]) -> str:
 
 
 def _when(loaded: Sequence[Sequence[Row]], names: Mapping[Cell, str]) -> list[str]:
-    """From which speed of training on a format matters, by data set."""
+    """From which speed of training on a format matters, by data set: each format by its fastest way of loading."""
+    fastest: dict[str, dict[str, Row]] = {}
+    for row in (row for group in loaded for row in candidates(group) if row.break_even and row.cell.cache == "warm"):
+        formats = fastest.setdefault(row.dataset, {})
+        kept = formats.get(row.cell.backend)
+        if kept is None or (kept.break_even or 0.0) < (row.break_even or 0.0):
+            formats[row.cell.backend] = row
     parts = []
-    for group in loaded:
-        rows = sorted((row for row in candidates(group) if row.break_even), key=lambda row: row.break_even or 0.0)
+    for dataset, formats in fastest.items():
+        rows = sorted(formats.values(), key=lambda row: row.break_even or 0.0)
         if len(rows) > 1:
             low, high = (numbers.rate(row.break_even) for row in (rows[0], rows[-1]))
-            parts.append(f"{low} images/s from any format and {high} from {names[rows[-1].cell]} ({rows[0].dataset})")
+            parts.append(f"{low} images/s from any format and {high} from {names[rows[-1].cell]} ({dataset})")
     return [f"Loading costs under {100 * COST:g} % of an epoch at up to {', '.join(parts)}."] if parts else []
 
 
-def _take(groups: Sequence[Sequence[Row]], names: Mapping[Cell, str]) -> str:
-    """What is the fastest, or not told from it, wherever it ran."""
-    best = dict.fromkeys(names[row.cell] for group in groups for row in group if row.best)
-    good = [{names[row.cell] for row in candidates(group) if row.best or row.tied_best} for group in groups]
+def _take(groups: Sequence[Sequence[Row]]) -> str:
+    """What is the fastest, or not told from it, wherever it ran, from a cold cache and a warm one."""
+    warm = [[replace(row, cell=row.cell.model_copy(update={"cache": "warm"})) for row in group] for group in groups]
+    names = ways([row for group in warm for row in group])
+    best = dict.fromkeys(names[row.cell] for group in warm for row in group if row.best)
+    good = [{names[row.cell] for row in candidates(group) if row.best or row.tied_best} for group in warm]
     everywhere = [name for name in dict.fromkeys(names.values()) if all(name in each for each in good)]
     if everywhere:
         return f"The fastest everywhere, or not told from it: {_listed(everywhere)}."

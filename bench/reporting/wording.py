@@ -67,6 +67,16 @@ def labels(cells: Iterable[Cell]) -> dict[Cell, str]:
     return {cell: f"{cell.backend} ({parts})" if parts else cell.backend for cell, parts in named.items()}
 
 
+def ways(rows: Sequence[Row]) -> dict[Cell, str]:
+    """A name for every way of loading that tells it apart within its data set; the same way has one name in all."""
+    found: dict[Cell, str] = {}
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        found |= labels(row.cell for row in rows if row.dataset == dataset and row.cell.mode in ("train", "load"))
+    return {
+        cell: f"{name} (RAM)" if cell.backend_name == "memory" and "(" not in name else name for cell, name in found.items()
+    }
+
+
 def variant(cell: Cell, cells: Iterable[Cell]) -> str:
     """What a cell's name says besides the backend: a code path asked for, and what differs among ``cells``."""
     return ", ".join(part for part in (cell.path, _parts(cell, varying(cells))) if part) or "as it comes"

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from bench.record import Record
-from bench.reporting import table
-from bench.reporting.headline import headline, ways
+from bench.reporting import table, wording
+from bench.reporting.headline import headline
 from bench.reporting.summary import summary
 from bench.reporting.verdict import verdict
 from bench.reporting.wording import Setting
@@ -45,7 +45,7 @@ def records(make: MakeRecord) -> list[Record]:
 def screen(records: list[Record]) -> list[str]:
     rows = summary(records)
     file = io.StringIO()
-    text = table.headline_to_terminal(headline(rows, PLACE), verdict(rows, ways(rows)))
+    text = table.headline_to_terminal(headline(rows, PLACE), verdict(rows, wording.ways(rows)))
     Console(file=file, width=200).print(text, soft_wrap=True, end="")
     return file.getvalue().splitlines()
 
@@ -117,7 +117,7 @@ def test_other_work_has_a_mark_and_no_rank(make: MakeRecord, records: list[Recor
     lines = screen(records + odd)
     assert "†" in next(line for line in lines if line.startswith(" lmdb"))
     assert any("† other work" in line for line in lines)
-    assert "lmdb" not in " ".join(verdict(summary(records + odd), ways(summary(records + odd))))
+    assert "lmdb" not in " ".join(verdict(summary(records + odd), wording.ways(summary(records + odd))))
 
 
 def test_memory_is_a_bound(make: MakeRecord, records: list[Record]) -> None:
@@ -125,12 +125,12 @@ def test_memory_is_a_bound(make: MakeRecord, records: list[Record]) -> None:
     ram = rounds(make, "memory", [0.001, 0.001, 0.0011])
     row = next(line for line in screen(records + ram) if line.startswith(" memory (RAM)"))
     assert "*" not in row
-    assert "memory" not in " ".join(verdict(summary(records + ram), ways(summary(records + ram))))
+    assert "memory" not in " ".join(verdict(summary(records + ram), wording.ways(summary(records + ram))))
 
 
 def said(records: list[Record]) -> tuple[str, ...]:
     rows = summary(records)
-    return verdict(rows, ways(rows))
+    return verdict(rows, wording.ways(rows))
 
 
 def test_where_loading_costs_little_the_verdict_says_so(records: list[Record]) -> None:
@@ -165,7 +165,7 @@ def test_a_verdict_needs_rounds_and_formats(make: MakeRecord) -> None:
 def test_a_markdown_page_begins_with_the_same(records: list[Record]) -> None:
     """The panels as tables, the notes as a list, the verdict last."""
     rows = summary(records)
-    text = table.headline_to_markdown(headline(rows, PLACE), verdict(rows, ways(rows)))
+    text = table.headline_to_markdown(headline(rows, PLACE), verdict(rows, wording.ways(rows)))
     assert text.startswith("quick · 3 rounds")
     assert "### cifar10\n" in text
     assert "- Not run: dali (not installed)." in text
