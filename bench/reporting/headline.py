@@ -10,7 +10,7 @@ from bench import numbers
 from bench.experiment import Cell
 from bench.reporting import wording
 from bench.reporting.loading import COST
-from bench.reporting.summary import Row
+from bench.reporting.summary import ENOUGH, Row
 from bench.reporting.table import WIDTH, Column, Headline, Line, Table
 from bench.reporting.wording import Setting
 from bench.runs import mean
@@ -124,10 +124,12 @@ def _trained(row: Row, group: Sequence[Row]) -> tuple[str, str]:
 
 
 def _mark(row: Row) -> str:
-    if row.bound or row.runs < 2:
+    if row.bound:
         return ""
     if not row.equal_work:
         return " †"
+    if row.runs < ENOUGH:
+        return ""
     return " *" if row.best else " =" if row.tied_best else ""
 
 
@@ -160,8 +162,8 @@ def _legend(ran: Sequence[Row], rounds: int) -> list[str]:
     if not ran:
         return []
     marks = [
-        "* fastest format" if any(row.best for row in ran) and rounds > 1 else "",
-        "= not told from it (95 %, all pairs corrected)" if any(row.tied_best for row in ran) else "",
+        "* fastest format" if rounds >= ENOUGH and any(row.best for row in ran) else "",
+        "= not told from it (95 %, all pairs corrected)" if rounds >= ENOUGH and any(row.tied_best for row in ran) else "",
         "† other work, see --details" if any(not row.equal_work and not row.bound for row in ran) else "",
         f"± 95 % interval of {rounds} runs." if rounds > 1 else "One run each: no intervals, and nothing is decided.",
     ]

@@ -18,6 +18,7 @@ from bench.runs import Runs, gather, mean
 from bench.stats import Interval
 
 NOT_REACHED = "not reached"
+ENOUGH = 3  # runs without which no row is called the fastest
 BOUND = "memory"  # the split in RAM: how fast any format could be, and none itself
 
 Group = tuple[str, str | None, str, int | None, str, str]

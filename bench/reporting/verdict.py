@@ -9,7 +9,7 @@ from bench import numbers
 from bench.experiment import Cell
 from bench.reporting.loading import COST
 from bench.reporting.recommend import Advice, Aim, Fed, advise, candidates, feeds, fewest_workers, most_cost
-from bench.reporting.summary import Row
+from bench.reporting.summary import ENOUGH, Row
 from bench.reporting.wording import labels, ways
 from bench.runs import mean
 from bench.stats import minus_one
@@ -31,10 +31,12 @@ def verdict(rows: Sequence[Row], names: Mapping[Cell, str]) -> tuple[str, ...]:
     loaded = [group for group in groups.values() if group[0].cell.mode == "load" and candidates(group)]
     if not trained and not loaded:
         return ("No storage format ran here, or all did other work than was asked for: there is no verdict.",)
-    if max(row.runs for row in rows) < 2:
+    runs = max(row.runs for row in rows)
+    if runs < 2:
         return ("One round has no intervals, so nothing is decided: run with --rounds 3 or more.",)
     found = [_costs(trained, names)] if trained else []
-    return (*found, *_when(loaded, names), _take(trained or loaded))
+    few = "Two rounds are too few to name the fastest: run with --rounds 3 or more."
+    return (*found, *_when(loaded, names), _take(trained or loaded) if runs >= ENOUGH else few)
 
 
 def _costs(trained: Sequence[Sequence[Row]], names: Mapping[Cell, str]) -> str:
@@ -97,8 +99,9 @@ def recommendation(rows: Sequence[Row], aim: Aim) -> list[str]:
         return ["No storage format ran here, or all did other work than was asked for."]
     if advice.chosen is None:
         return [f"No record says how much {_AIMED[aim].removeprefix('little ')} a storage format takes here."]
-    if aim != "disk" and advice.chosen.runs == 1:
-        return [f"One run has no interval, so nothing is decided; {names[formats[0].cell]} was the fastest in it."]
+    if aim != "disk" and advice.chosen.runs < ENOUGH:
+        few = "Two runs are too few to name the best" if advice.chosen.runs == 2 else "One run decides nothing"
+        return [f"{few}; {names[formats[0].cell]} was the fastest."]
     cost = most_cost(rows)
     costs = f"No format costs training more than {numbers.percent(cost)} of an epoch." if (cost or 1.0) < COST else ""
     lines = [costs, _use(advice, names), _lost(advice, names), _workers(advice), _left_out(rows, names)]

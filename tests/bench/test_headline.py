@@ -159,6 +159,9 @@ def test_a_verdict_needs_rounds_and_formats(make: MakeRecord) -> None:
     assert said([make("mmap"), make("hdf5")]) == (
         "One round has no intervals, so nothing is decided: run with --rounds 3 or more.",
     )
+    two = said([*rounds(make, "mmap", [0.01, 0.01]), *rounds(make, "hdf5", [0.02, 0.02])])
+    assert two[0].startswith("Whatever the format")
+    assert two[-1] == "Two rounds are too few to name the fastest: run with --rounds 3 or more."
     assert "No storage format ran here" in said([make("memory")])[0]
 
 

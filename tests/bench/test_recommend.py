@@ -89,7 +89,9 @@ def test_the_fewest_workers_that_are_as_good_are_enough(make: MakeRecord) -> Non
 def test_thin_evidence_is_said(make: MakeRecord) -> None:
     """One run decides nothing; nothing that ran is no verdict; what no record says is not made up."""
     one = verdict.recommendation(rows([make("mmap"), make("hdf5", (1.0, 0.95))]), "speed")
-    assert one == ["One run has no interval, so nothing is decided; hdf5 was the fastest in it."]
+    assert one == ["One run decides nothing; hdf5 was the fastest."]
+    two = verdict.recommendation(rows(rounds(make, "mmap", [1.0, 1.1]) + rounds(make, "hdf5", [1.2, 1.3])), "speed")
+    assert two == ["Two runs are too few to name the best; mmap was the fastest."]
     none = verdict.recommendation(rows(rounds(make, "memory", [1.0, 1.0])), "speed")
     assert none == ["No storage format ran here, or all did other work than was asked for."]
     unknown = rounds(make, "mmap", [1.0, 1.0, 1.0])
