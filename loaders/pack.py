@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from datasets.errors import DataError, DatasetCorrupt, RoomError, StoreCorrupt, Unavailable, UnknownName, VerificationFailed
 from datasets.source import SPLITS, Block, Source
@@ -147,7 +148,7 @@ class _Passing:
         for group in encoder.groups(self._source.examples(self._split)):
             if isinstance(group, Damaged):
                 raise self._corrupt(self._source.where(self._split, group.place), group.what)
-            self._pass(len(group), self.digest.add_samples, group)
+            self._pass([sample.label for sample in group], self.digest.add_samples, group)
             yield from group
 
     def blocks(self, blocks: Iterator[Block]) -> Iterator[Block]:
@@ -156,16 +157,21 @@ class _Passing:
             found = block.pictures.shape[1:]
             if found != self._content.shape:
                 raise self._corrupt(self._split, f"pictures of shape {found} where {self._content.shape} belong")
-            self._pass(len(block.labels), self.digest.add_block, block)
+            self._pass(block.labels, self.digest.add_block, block)
             yield block
 
-    def _pass(self, count: int, add: Callable[..., None], what: object) -> None:
-        self.count += count
+    def _pass(self, labels: npt.ArrayLike, add: Callable[..., None], what: object) -> None:
+        found, classes = np.asarray(labels), len(self._content.classes)
+        wrong = np.flatnonzero((found < 0) | (found >= classes))
+        if len(wrong):
+            place = self.count + int(wrong[0])
+            raise self._corrupt(self._source.where(self._split, place), f"label {found[wrong[0]]}, of {classes} classes")
+        self.count += len(found)
         wanted = self._content.counts[self._split]
         if self.count > wanted:
             raise self._corrupt(self._split, f"more than the {wanted} examples that belong")
         self._beside.call(add, what)
-        self._progress(count)
+        self._progress(len(found))
 
     def _corrupt(self, where: str, what: str) -> DatasetCorrupt:
         return DatasetCorrupt(self._source.info.name, Path(where), what)

@@ -30,7 +30,9 @@ class Entry:
 
 BACKENDS = {
     "cifar10_torchvision": Entry(
-        "loaders.peers.torchvision:Cifar10TorchvisionStore", "torchvision's CIFAR10 and a DataLoader, as people write it"
+        "loaders.peers.torchvision:Cifar10TorchvisionStore",
+        "torchvision's CIFAR10 and a DataLoader, as people write it",
+        engine="native",
     ),
     "dali": Entry(
         "loaders.backends.dali:DaliStore",
@@ -55,6 +57,7 @@ BACKENDS = {
         "FFCV's .beton file, read by its own loader",
         "install FFCV as docs/peers.md says (apt-get install libopencv-dev libturbojpeg0-dev pkg-config; "
         "pip install --no-build-isolation 'loadstone[ffcv]')",
+        engine="native",
     ),
     "filesystem": Entry("loaders.backends.filesystem:FilesystemStore", "one file a picture, in ImageFolder's tree"),
     "gpu_array": Entry(
@@ -77,10 +80,15 @@ BACKENDS = {
     "hdf5_gzip": Entry("loaders.backends.hdf5:Hdf5GzipStore", "one HDF5 file, a gzip chunk a picture"),
     "hdf5_gzip64k": Entry("loaders.backends.hdf5:Hdf5Gzip64kStore", "one HDF5 file, gzip chunks of 64 KiB, many pictures each"),
     "imagefolder": Entry(
-        "loaders.peers.torchvision:ImageFolderStore", "torchvision's ImageFolder and a DataLoader, as people write it"
+        "loaders.peers.torchvision:ImageFolderStore",
+        "torchvision's ImageFolder and a DataLoader, as people write it",
+        engine="native",
     ),
     "litdata": Entry(
-        "loaders.peers.litdata:LitdataStore", "LitData's chunks, read by its own loader", "pip install 'loadstone[litdata]'"
+        "loaders.peers.litdata:LitdataStore",
+        "LitData's chunks, read by its own loader",
+        "pip install 'loadstone[litdata]'",
+        engine="native",
     ),
     "lmdb": Entry("loaders.peers.lmdb:LmdbStore", "one LMDB environment a split", "pip install 'loadstone[lmdb]'"),
     "memory": Entry("loaders.backends.memory:MemoryStore", "the whole split in RAM: the bound, not a way to store"),
@@ -95,6 +103,7 @@ BACKENDS = {
         "loaders.peers.webdataset:WebDatasetStore",
         "tar shards, read by WebDataset's own loader",
         "pip install 'loadstone[webdataset]'",
+        engine="native",
     ),
     "zarr": Entry("loaders.peers.zarr:ZarrStore", "one Zarr array a split, not compressed", "pip install 'loadstone[zarr]'"),
 }

@@ -18,12 +18,16 @@ class ModelEntry:
         family: which builder of ``train.models`` makes it.
         depth: layers with weights, as the paper counts them.
         description: one line. paper: where the network comes from; empty for none.
+        speed: about how many images of 32 pixels it trains a second on two cores of a virtual machine, for estimates.
+        gpu_speed: the same on one H100, in bfloat16, steps as graphs (docs/gpu.md); None where it was not measured.
     """
 
     family: Family
     depth: int
     description: str
     paper: str
+    speed: float
+    gpu_speed: float | None = None
 
 
 HE = "He et al. 2016, Deep Residual Learning for Image Recognition, arXiv:1512.03385"
@@ -34,15 +38,17 @@ _DENSENET = "CIFAR form, growth 12, no bottleneck, no compression"
 _LARGE = "torchvision's; stem of 3 x 3, stride 1, no max-pool below 96 pixels"
 
 MODELS: dict[str, ModelEntry] = {
-    "densenet121": ModelEntry("densenet", 121, _LARGE, f"{HUANG}, table 1"),
-    "densenet22": ModelEntry("cifar_densenet", 22, f"{_DENSENET}; a shorter densenet40", f"{HUANG}, section 3"),
-    "densenet40": ModelEntry("cifar_densenet", 40, _DENSENET, f"{HUANG}, table 2"),
-    "linear": ModelEntry("linear", 1, "one fully connected layer on the pixels: a training that shows loading", ""),
-    "resnet18": ModelEntry("resnet", 18, _LARGE, f"{HE}, table 1"),
-    "resnet20": ModelEntry("cifar_resnet", 20, _RESNET, f"{HE}, table 6"),
-    "resnet50": ModelEntry("resnet", 50, _LARGE, f"{HE}, table 1"),
-    "resnet56": ModelEntry("cifar_resnet", 56, _RESNET, f"{HE}, table 6"),
-    "resnet8": ModelEntry("cifar_resnet", 8, f"{_RESNET}; the smallest of the family", f"{HE}, section 4.2"),
+    "densenet121": ModelEntry("densenet", 121, _LARGE, f"{HUANG}, table 1", speed=15),
+    "densenet22": ModelEntry("cifar_densenet", 22, f"{_DENSENET}; a shorter densenet40", f"{HUANG}, section 3", speed=290),
+    "densenet40": ModelEntry("cifar_densenet", 40, _DENSENET, f"{HUANG}, table 2", speed=46),
+    "linear": ModelEntry(
+        "linear", 1, "one fully connected layer on the pixels: a training that shows loading", "", speed=34_000
+    ),
+    "resnet18": ModelEntry("resnet", 18, _LARGE, f"{HE}, table 1", speed=60, gpu_speed=55_000),
+    "resnet20": ModelEntry("cifar_resnet", 20, _RESNET, f"{HE}, table 6", speed=850, gpu_speed=60_000),
+    "resnet50": ModelEntry("resnet", 50, _LARGE, f"{HE}, table 1", speed=20),
+    "resnet56": ModelEntry("cifar_resnet", 56, _RESNET, f"{HE}, table 6", speed=200),
+    "resnet8": ModelEntry("cifar_resnet", 8, f"{_RESNET}; the smallest of the family", f"{HE}, section 4.2", speed=1900),
 }
 
 

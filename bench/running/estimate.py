@@ -5,24 +5,12 @@ from __future__ import annotations
 from bench.experiment import Cell, Experiment
 from loaders.registry import availability
 from train.protocol import protocol
+from train.registry import ModelEntry, entry
 
-# Training on two cores of a shared virtual machine, images/s at 32 pixels; loading at worst, and a run's own start.
-TRAINING = {
-    "resnet8": 840,
-    "resnet20": 570,
-    "resnet56": 200,
-    "resnet18": 60,
-    "resnet50": 20,
-    "densenet22": 160,
-    "densenet40": 46,
-    "densenet121": 15,
-    "linear": 34_000,
-}
-MEASURED_CORES = 2
-# The same on one H100, in bfloat16, steps as graphs, in batches of 512 and of 128 (docs/gpu.md); other models in proportion.
-TRAINING_GPU = {"resnet18": 55_000, "resnet20": 60_000}
+MEASURED_CORES = 2  # of the speeds in ``train.registry``
+GPU_LIKE = "resnet20"  # models that were not timed on a GPU are taken to gain as much by it as this one
 EVALUATION_SPEED = 3.0  # times as fast as training
-LOADING = 20_000
+LOADING = 20_000  # images/s, at worst
 LOADING_GPU_SECONDS = 1.0  # there, formats load so fast that waking up the GPU and filling a unit of time take most of it
 START_SECONDS = {"cpu": 1.0, "cuda": 4.0}
 ALONE_STEPS = 64  # of ``bench.running.held``, which needs torch
@@ -44,7 +32,7 @@ def _cell_seconds(cell: Cell, cores: int, device: str) -> float:
     images = (cell.limit or ALL_IMAGES) * recipe.epochs
     if cell.model is None:
         return START_SECONDS[device] + (images / LOADING if device == "cpu" else LOADING_GPU_SECONDS)
-    rate = _gpu_rate(cell.model) if device == "cuda" else TRAINING[cell.model] * cores / MEASURED_CORES
+    rate = _gpu_rate(entry(cell.model)) if device == "cuda" else entry(cell.model).speed * cores / MEASURED_CORES
     evaluated, alone = 0, 0
     if cell.mode == "train":  # after each epoch the model trains alone, which is no more than another epoch
         evaluated = recipe.val_limit or VALIDATION_IMAGES
@@ -52,5 +40,6 @@ def _cell_seconds(cell: Cell, cores: int, device: str) -> float:
     return START_SECONDS[device] + (images + alone) / rate + evaluated / (rate * EVALUATION_SPEED)
 
 
-def _gpu_rate(model: str) -> float:
-    return TRAINING_GPU.get(model, TRAINING_GPU["resnet20"] * TRAINING[model] / TRAINING["resnet20"])
+def _gpu_rate(model: ModelEntry) -> float:
+    like = entry(GPU_LIKE)
+    return model.gpu_speed or (like.gpu_speed or like.speed) * model.speed / like.speed

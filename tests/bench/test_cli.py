@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -27,6 +28,7 @@ from bench.running.runner import turns
 from datasets.archive import Archive
 from datasets.cifar import Cifar10
 from loaders.postgres_server import EmbeddedServer
+from train.registry import MODELS
 
 Call = Callable[..., Any]
 
@@ -382,6 +384,16 @@ def test_a_dry_run_knows_a_gpu(loadstone: Call) -> None:
     wanted = loadstone("run", "gpu", "--dry-run").out
     assert "min once the stores are packed" in wanted
     assert " h " in loadstone("run", "gpu", "--dry-run", "--device", "cpu").out.splitlines()[-1]
+
+
+def test_a_new_model_needs_no_other_table(loadstone: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line in the registry of models, and an estimate knows it, on a CPU and on a GPU."""
+    monkeypatch.setitem(MODELS, "resnet14", dataclasses.replace(MODELS["resnet20"], depth=14, gpu_speed=None))
+    toml = written(tmp_path, TINY.replace("resnet8", "resnet14"))
+    for device in ("cpu", "cuda"):
+        found = loadstone("run", toml, "--dry-run", "--device", device)
+        assert found.status == 0
+        assert "resnet14" in found.out
 
 
 def test_a_store_damaged_since_it_was_packed_fails_its_run_alone(loadstone: Call, tmp_path: Path) -> None:

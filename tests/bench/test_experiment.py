@@ -14,8 +14,8 @@ from bench import experiment
 from bench.commands.run import Options, choose
 from bench.experiment import Cell, Experiment, dump, parse
 from bench.running.prepare import check_names
-from datasets.errors import ExperimentInvalid, UnknownName, UsageError
-from loaders.registry import BACKENDS
+from datasets.errors import ExperimentInvalid, Unavailable, UnknownName, UsageError
+from loaders.registry import BACKENDS, store_class
 
 GRID = """
 datasets = ["cifar10", "tiny-imagenet"]
@@ -202,6 +202,26 @@ def test_what_ships_reads_back(name: str) -> None:
     """The experiment that a run folder keeps is the one that was asked for."""
     found = experiment.load(name)
     assert parse(dump(found), "other.toml") == found
+
+
+def test_what_has_its_own_loader_is_read_by_it() -> None:
+    """A grid over formats and peers needs no block for each: a peer that owns its iteration is read by its own engine."""
+    found = parse('datasets = "a"\nbackends = ["mmap", "imagefolder", "dali"]\nmodes = "load"\nworkers = 2', "grid.toml")
+    assert [(cell.backend, cell.engine) for cell in found.cells] == [
+        ("mmap", "torch"),
+        ("imagefolder", "native"),
+        ("dali", "native"),
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_the_registry_knows_each_backends_engine(name: str) -> None:
+    """Before anything is imported; what is not installed here is checked where it is."""
+    try:
+        engines = store_class(name).engines
+    except Unavailable:
+        pytest.skip(f"{name} is not installed")
+    assert BACKENDS[name].engine == ("" if "torch" in engines else engines[0])
 
 
 def test_globs_keep_what_they_match() -> None:

@@ -265,6 +265,17 @@ def test_a_damaged_picture_is_named(damage: str, codec: CodecName, tmp_path: Pat
     verify(before)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_label_of_no_class_is_refused(codec: CodecName, label: int, tmp_path: Path) -> None:
+    """It names the picture, and nothing is left: trained on, it would be an error of torch's, far from here."""
+    good = Example(np.zeros((8, 8, 3), np.uint8), 0)
+    source = ListSource({"train": [good, good, Example(good.picture, label)], "val": [good]}, shape=(8, 8, 3))
+    with pytest.raises(DatasetCorrupt, match=rf"example 2 of train: label {label}, of 3 classes"):
+        pack(source, "mmap", tmp_path, codec=codec)
+    assert not leftovers(tmp_path)
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_picture_of_another_size_is_refused(codec: CodecName, tmp_path: Path) -> None:
     """Where the source says that all pictures have one size, one of another size is an error, not a wrong record."""
