@@ -132,11 +132,6 @@ def _welch(above: Sequence[float], below: Sequence[float]) -> tuple[float, float
     return math.sqrt(total), freedom
 
 
-def cost_interval(compute: Sequence[float], train: Sequence[float], level: float = LEVEL) -> Interval:
-    """Loading cost, ``1 - compute / train``, paired by position: the part of an epoch that a perfect loader would save."""
-    return complement(ratio_interval(compute, train, level))
-
-
 def complement(interval: Interval) -> Interval:
     """``1 - x``: a loading cost from a utilisation, or back."""
     low = None if interval.high is None else 1 - interval.high
@@ -245,24 +240,6 @@ def sum_interval(parts: Sequence[tuple[float, Interval]]) -> Interval:
     low = math.sqrt(math.fsum((factor * (part.mean - (part.low or 0.0))) ** 2 for factor, part in parts))
     high = math.sqrt(math.fsum((factor * ((part.high or 0.0) - part.mean)) ** 2 for factor, part in parts))
     return Interval(mean, max(0.0, mean - low), mean + high, n)
-
-
-def distinguishable(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> bool | None:
-    """Whether the paired ratio's interval leaves out 1; None where there are too few pairs to tell."""
-    if len(a) < 2:
-        return None
-    return ratio_interval(a, b, level).excludes(1.0)
-
-
-def p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """How often equal rows would differ by this much or more, by Student's test of the paired log ratios; None as above.
-
-    Under 1 - level exactly where ``ratio_interval`` at that level leaves out 1.
-    """
-    if len(a) < 2:
-        return None
-    logs = _log_ratios(a, b)
-    return _two_sided(math.fsum(logs) / len(logs), deviation(logs) / math.sqrt(len(logs)), len(logs) - 1)
 
 
 def corrected(p_values: Sequence[float | None], rows: int | None = None) -> list[float | None]:

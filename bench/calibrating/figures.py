@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from bench import stats
 from bench.calibrating.calibration import Calibration, Harness, Measured
 from bench.stats import Interval
 
 COST_LIMIT = 0.01  # of an epoch, that the harness may cost
-_RESAMPLES = 2000
-_MOST_ROUNDS = 60
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,6 @@ class Found:
     Attributes:
         share: of experiments whose interval lies above 1. estimate: of the slow-down, mean over experiments.
         rmse: of the estimate against what was planted. coverage: of experiments whose interval holds what was planted.
-        rounds_needed: the fewest that find it in nine of ten, resampling the rounds of all experiments; None for over 60.
     """
 
     planted: float
@@ -55,7 +51,6 @@ class Found:
     estimate: Interval
     rmse: float
     coverage: Interval
-    rounds_needed: int | None
 
 
 def alarms(runs: Sequence[Measured]) -> Alarms:
@@ -93,19 +88,15 @@ def found(runs: Sequence[Measured], planted: float) -> Found:
     shares: list[bool] = []
     covered: list[bool] = []
     estimates: list[float] = []
-    logs: list[float] = []
     for by_cell in _experiments(runs).values():
         slow = next((values for (_, part), values in by_cell.items() if part == planted), None)
         if slow is None:
             continue
-        equal = list(_equal(by_cell).values())
-        base = equal[0]
-        every = stats.pair_estimates([dict(enumerate(values)) for values in (slow, *equal)])
+        every = stats.pair_estimates([dict(enumerate(values)) for values in (slow, *_equal(by_cell).values())])
         ratio = stats.exponential(every[0, 1].interval())
         shares.append(ratio.mean > 1 and ratio.excludes(1.0) is True)
         covered.append(ratio.excludes(1 + planted) is False)
         estimates.append(ratio.mean - 1)
-        logs += [float(np.log(a / b)) for a, b in zip(slow, base, strict=True)]
     errors = np.array(estimates) - planted
     return Found(
         planted=planted,
@@ -113,7 +104,6 @@ def found(runs: Sequence[Measured], planted: float) -> Found:
         estimate=stats.mean_interval(estimates),
         rmse=float(np.sqrt(np.mean(errors**2))),
         coverage=_share(covered),
-        rounds_needed=_rounds_needed(np.array(logs)),
     )
 
 
@@ -170,15 +160,3 @@ def _family(pairs: Sequence[stats.Estimate], rows: int) -> tuple[bool, bool]:
 
 def _share(hits: Sequence[bool]) -> Interval:
     return stats.proportion_interval(sum(hits), len(hits))
-
-
-def _rounds_needed(logs: np.typing.NDArray[np.float64]) -> int | None:
-    """The fewest rounds, drawn from those that were measured, that find the slow-down with this power."""
-    draws = np.random.Generator(np.random.Philox(key=0))
-    for rounds in range(2, _MOST_ROUNDS + 1):
-        drawn = draws.choice(logs, (_RESAMPLES, rounds))
-        error = drawn.std(axis=1, ddof=1) / np.sqrt(rounds)
-        bound = float(special.stdtrit(rounds - 1, (1 + stats.LEVEL) / 2))
-        if np.mean(drawn.mean(axis=1) > bound * error) >= stats.POWER:
-            return rounds
-    return None

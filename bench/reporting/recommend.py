@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from bench import stats
 from bench.reporting.loading import COST, training_speed
@@ -14,7 +14,6 @@ from bench.runs import mean
 from bench.stats import Interval
 
 Aim = Literal["speed", "disk", "memory"]
-AIMS: tuple[Aim, ...] = get_args(Aim)
 
 SAME_SIZE = 0.01  # sizes nearer than that are a file system's rounding
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rich.text import Text
 
@@ -20,14 +20,10 @@ DETAILS_WIDTH = 118
 
 @dataclass(frozen=True)
 class Column:
-    """A title, broken into lines where it is long, and which way its figures are aligned.
-
-    A ``spare`` one is left out, the first one first, where a table is too wide for a terminal.
-    """
+    """A title, broken into lines where it is long, and which way its figures are aligned."""
 
     title: tuple[str, ...]
     right: bool = False
-    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,9 +73,9 @@ _COLD: _Columns = (
 _TRAIN: _Columns = (
     (Column(("loading,", "µs an image")), lambda row: _marked(row, _microseconds(row))),
     (Column(("loading", "cost"), right=True), lambda row: numbers.percent(row.held.cost.mean if row.held.cost else None)),
-    (Column(("slows the", "model by"), spare=True), lambda row: numbers.slowdown(row.held.slowdown)),
+    (Column(("slows the", "model by")), lambda row: numbers.slowdown(row.held.slowdown)),
     (Column(("epoch s,", "measured")), lambda row: numbers.interval(row.epoch)),
-    (Column(("first", "epoch s"), right=True, spare=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
+    (Column(("first", "epoch s"), right=True), lambda row: _like(row.first_epoch_seconds, row.epoch)),
     (Column(("accuracy",), right=True), lambda row: _accuracy(row)),
     (Column(("F1",), right=True), lambda row: numbers.plain(row.macro_f1, 3)),
     (Column(("load only,", "images/s"), right=True), lambda row: numbers.rate(row.load_images_per_second)),
@@ -267,7 +263,7 @@ def _padded(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Colum
 def to_terminal(found: Sequence[Table]) -> Text:
     """The tables for a terminal or a log file; print it with ``soft_wrap=True``, so that nothing is cut off."""
     text = Text()
-    for table in map(_narrowed, found):
+    for table in found:
         for place, line in enumerate((" · ".join((table.title, *table.caption[:1])), *table.caption[1:])):
             text.append(_wrapped(line) + "\n", style="bold" if place == 0 else "dim")
         text.append("\n")
@@ -277,29 +273,6 @@ def to_terminal(found: Sequence[Table]) -> Text:
             text.append(_wrapped(note, " ", "   ") + "\n", style="dim")
         text.append("\n")
     return text
-
-
-def _narrowed(table: Table) -> Table:
-    """The table without as many spare columns as it takes to fit a terminal; a note says which."""
-    left_out: list[str] = []
-    while (place := _spare(table)) is not None and _width(table) > DETAILS_WIDTH:
-        left_out.append(" ".join(table.columns[place].title))
-        table = replace(
-            table,
-            columns=table.columns[:place] + table.columns[place + 1 :],
-            lines=tuple(replace(line, cells=line.cells[:place] + line.cells[place + 1 :]) for line in table.lines),
-        )
-    note = f"Left out for width, and in table.md: {', '.join(left_out)}."
-    return replace(table, notes=(*table.notes, note)) if left_out else table
-
-
-def _spare(table: Table) -> int | None:
-    return next((place for place, column in enumerate(table.columns) if column.spare), None)
-
-
-def _width(table: Table) -> int:
-    """Of the widest row that is not wrapped."""
-    return max(len(line.rstrip()) for line, style in _terminal_lines(table) if style != "yellow")
 
 
 def _terminal_lines(table: Table) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -15,6 +16,15 @@ from bench import stats
 from bench.stats import Interval
 
 SECONDS = st.lists(st.floats(0.01, 1e4), min_size=2, max_size=12)
+
+
+def told_apart(a: Sequence[float], b: Sequence[float]) -> bool | None:
+    return stats.ratio_interval(a, b).excludes(1.0)
+
+
+def p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Of one pair, whose spread nobody shares."""
+    return stats.pair_estimates([dict(enumerate(a)), dict(enumerate(b))])[0, 1].p_value()
 
 
 def test_the_mean_of_three_has_the_interval_of_the_textbook() -> None:
@@ -37,12 +47,11 @@ def test_one_run_has_no_interval_and_decides_nothing() -> None:
     for found in (
         stats.mean_interval([3.0]),
         stats.ratio_interval([3.0], [2.0]),
-        stats.cost_interval([2.0], [3.0]),
+        stats.complement(stats.ratio_interval([2.0], [3.0])),
     ):
         assert (found.low, found.high, found.half_width, found.n) == (None, None, None, 1)
         assert found.excludes(0.0) is None
-    assert stats.distinguishable([3.0], [2.0]) is None
-    assert stats.distinguishable([], []) is None
+    assert told_apart([3.0], [2.0]) is None
     assert stats.variation([3.0]) is None
 
 
@@ -69,30 +78,20 @@ def test_a_ratio_of_unequal_lengths_is_refused() -> None:
         stats.ratio_interval([1.0, 2.0], [1.0])
 
 
-def test_the_loading_cost_is_what_compute_leaves() -> None:
-    """Compute 0.9 of train in every round costs a tenth, exactly."""
-    found = stats.cost_interval([0.9, 1.8, 2.7], [1.0, 2.0, 3.0])
-    assert found.mean == pytest.approx(0.1)
-    assert found.low == pytest.approx(0.1)
-    assert found.high == pytest.approx(0.1)
-
-
-def test_a_cost_and_its_utilisation_are_complements() -> None:
-    """The bounds change places."""
-    cost = stats.cost_interval([0.9, 0.8, 0.85], [1.0, 1.0, 1.0])
-    use = stats.complement(cost)
-    assert cost.low is not None
-    assert cost.high is not None
-    assert use.mean == pytest.approx((0.9 * 0.8 * 0.85) ** (1 / 3))
-    assert use.low == pytest.approx(1 - cost.high)
-    assert use.high == pytest.approx(1 - cost.low)
+def test_a_complement_changes_the_places_of_its_bounds() -> None:
+    """What compute leaves of an epoch is the cost of loading."""
+    use = stats.ratio_interval([0.9, 0.8, 0.85], [1.0, 1.0, 1.0])
+    cost = stats.complement(use)
+    assert use.low is not None
+    assert use.high is not None
+    assert (cost.mean, cost.low, cost.high) == pytest.approx((1 - use.mean, 1 - use.high, 1 - use.low))
 
 
 def test_pairing_finds_what_drift_hides() -> None:
     """Rounds differ by far more than the rows, and still every round says 1 %."""
     slow, fast = [1.01, 2.021, 4.04, 8.079], [1.0, 2.0, 4.0, 8.0]
-    assert stats.distinguishable(slow, fast) is True
-    assert stats.distinguishable(fast, [1.001, 1.999, 4.003, 7.99]) is False
+    assert told_apart(slow, fast) is True
+    assert told_apart(fast, [1.001, 1.999, 4.003, 7.99]) is False
 
 
 def test_only_common_rounds_are_paired() -> None:
@@ -144,7 +143,7 @@ def test_equal_rows_are_told_apart_as_rarely_as_they_should() -> None:
     for _ in range(4000):
         drift = [math.exp(draw.gauss(0, 0.5)) for _ in range(5)]
         a, b = ([each * math.exp(draw.gauss(0, 0.02)) for each in drift] for _ in range(2))
-        wrong += stats.distinguishable(a, b) is True
+        wrong += told_apart(a, b) is True
     assert wrong / 4000 == pytest.approx(0.05, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
 
 
@@ -180,23 +179,23 @@ def test_a_ratio_turned_over_says_the_same(values: list[float]) -> None:
     assert back.high is not None
     assert back.mean == pytest.approx(1 / there.mean)
     assert back.high == pytest.approx(1 / there.low)
-    assert stats.distinguishable(values, baseline) == stats.distinguishable(baseline, values)
+    assert told_apart(values, baseline) == told_apart(baseline, values)
 
 
 @given(SECONDS)
 def test_a_row_is_never_told_apart_from_itself(values: list[float]) -> None:
     """Equal numbers tie."""
-    assert stats.distinguishable(values, list(values)) is False
+    assert told_apart(values, list(values)) is False
 
 
 def test_the_p_value_and_the_interval_decide_alike() -> None:
     """Student's table: for 2 degrees of freedom t = 4.3027 is p = 5 %, so p is under 5 % where the interval leaves out 1."""
     a = [math.exp(value) for value in (1.0, 2.0, 3.0)]
     shift = 2 - 4.30265 / math.sqrt(3)
-    assert stats.p_value(a, [math.exp(shift)] * 3) == pytest.approx(0.05, abs=1e-4)
-    assert stats.p_value([1.0], [2.0]) is None
-    assert stats.p_value([1.0, 2.0], [1.0, 2.0]) == 1.0
-    assert stats.p_value([2.0, 4.0], [1.0, 2.0]) == 0.0
+    assert p_value(a, [math.exp(shift)] * 3) == pytest.approx(0.05, abs=1e-4)
+    assert p_value([1.0], [2.0]) is None
+    assert p_value([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert p_value([2.0, 4.0], [1.0, 2.0]) == 0.0
 
 
 def test_holm_s_correction_is_that_of_his_example() -> None:
@@ -238,7 +237,7 @@ def test_a_family_of_equal_rows_is_alarmed_as_rarely_as_one_pair(rounds: int, ro
         drift = [draw.gauss(0, 0.5) for _ in range(rounds)]
         # Unequal spreads: the correction must not lean on their being equal.
         table = [[math.exp(each + draw.gauss(0, 0.01 * (1 + row))) for each in drift] for row in range(rows)]
-        p_values = [stats.p_value(a, b) for a, b in itertools.combinations(table, 2)]
+        p_values = [p_value(a, b) for a, b in itertools.combinations(table, 2)]
         plain += any(value is not None and value < 0.05 for value in p_values)
         corrected += any(value is not None and value < 0.05 for value in stats.corrected(p_values, rows))
     assert corrected / 600 < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 600)
@@ -262,7 +261,7 @@ def test_an_experiment_of_the_rounds_needed_finds_the_difference() -> None:
     found = 0
     for _ in range(2000):
         slow = [math.exp(draw.gauss(math.log1p(difference), spread)) for _ in range(rounds)]
-        found += stats.distinguishable(slow, [1.0] * rounds) is True
+        found += told_apart(slow, [1.0] * rounds) is True
     assert found / 2000 >= 0.9 - 4 * math.sqrt(0.09 / 2000)
 
 
@@ -386,7 +385,7 @@ def test_sharing_finds_more_than_each_pair_by_itself() -> None:
         logs = draw.normal(0, 0.06, (6, 3)) + 0.2 * np.arange(6)[:, None]
         rows = [dict(enumerate(np.exp(row))) for row in logs]
         moderated = stats.corrected([each.p_value() for each in stats.pair_estimates(rows).values()], 6)
-        plain = stats.corrected([stats.p_value(*stats.paired(a, b)) for a, b in itertools.combinations(rows, 2)], 6)
+        plain = stats.corrected([p_value(*stats.paired(a, b)) for a, b in itertools.combinations(rows, 2)], 6)
         shared += sum(value is not None and value < 0.05 for value in moderated)
         alone += sum(value is not None and value < 0.05 for value in plain)
         pairs += len(plain)
