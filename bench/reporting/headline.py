@@ -146,11 +146,15 @@ def _side_by_side(blocks: Sequence[_Block], label: int) -> Iterator[list[_Block]
 
 
 def _panel(blocks: Sequence[_Block], order: Sequence[str]) -> Table:
-    """The data set's name is above the labels, or where there are several above the columns of each."""
-    columns = [Column((blocks[0].name if len(blocks) == 1 else "", "", ""))]
-    for block in blocks:
-        named = [replace(column, title=(block.name, *column.title[1:])) for column in block.columns[:1]]
-        columns += [*(named if len(blocks) > 1 else block.columns[:1]), *block.columns[1:]]
+    """The panel's title names its data set; where there are several, each is named above its own columns."""
+    if len(blocks) == 1:
+        columns = [replace(column, title=column.title[1:]) for column in blocks[0].columns]
+        columns.insert(0, Column(("", "")))
+    else:
+        columns = [Column(("", "", ""))]
+        for block in blocks:
+            first, *others = block.columns
+            columns += [replace(first, title=(block.name, *first.title[1:])), *others]
     shown = [name for name in order if any(name in block.cells for block in blocks)]
     rows = [[name, *(cell for block in blocks for cell in block.row(name))] for name in shown]
     title = " | ".join(block.name for block in blocks)

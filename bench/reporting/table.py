@@ -206,10 +206,9 @@ def headline_to_terminal(found: Headline, verdict: Sequence[str]) -> Text:
     text = Text()
     text.append(_wrapped(found.caption, width=WIDTH) + "\n", style="dim")
     for panel in found.panels:
-        text.append("\n")
-        for place, (line, style) in enumerate(_terminal_lines(panel)):
-            # The data sets are named where their columns begin.
-            text.append(line.rstrip() + "\n", style="bold" if place == 0 else style)
+        text.append("\n" if " | " in panel.title else f"\n{panel.title}\n", style="bold")
+        for line, style in _terminal_lines(panel):
+            text.append(line.rstrip() + "\n", style=style)
     text.append("\n")
     for note in found.notes:
         text.append(_wrapped(note, "", "  ", WIDTH) + "\n", style="dim")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +83,34 @@ def test_data_sets_stand_side_by_side_as_far_as_there_is_room(records: list[Reco
     alone = [record for record in records if record.cell.mode == "load"]
     assert [panel.title for panel in headline(summary(alone), PLACE).panels] == ["cifar10 | tiny-imagenet"]
     assert max(map(len, screen(alone))) <= 100
+
+
+def test_more_trainings_than_fit_are_continued_below(make: MakeRecord, records: list[Record]) -> None:
+    """The fastest model first; no line is wider than the screen, and none of the figures is left out."""
+    many = [
+        make(name, (9.0, 0.9, 0.9), 0.01, model=model, round=number)
+        for number in range(3)
+        for name in ("mmap", "hdf5")
+        for model in ("resnet20", "resnet56", "densenet22")
+    ]
+    cifar = [record for record in records if record.cell.dataset == "cifar10"] + many
+    panels = headline(summary(cifar), PLACE).panels
+    assert [panel.title for panel in panels] == ["cifar10", *["cifar10, continued"] * (len(panels) - 1)]
+    trained = [column.title[0] for panel in panels for column in panel.columns if "µs an image" in column.title]
+    assert sorted(trained) == ["densenet22", "linear", "resnet20", "resnet56", "resnet8"]
+    assert max(map(len, screen(cifar))) <= 100
+
+
+def test_the_readme_shows_the_first_panels(records: list[Record], tmp_path: Path) -> None:
+    """Neither what is continued, nor the details; the notes and the verdict."""
+    spec = importlib.util.spec_from_file_location("readme", Path(__file__).parents[2] / "docs" / "readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    panels = "".join(f"### {name}\n\n| x |\n\n" for name in ("a", "a, continued", "b, continued"))
+    text = f"caption\n\n{panels}- note\n\n**verdict**\n\n## Details\nmore\n"
+    assert readme.first(text) == "caption\n\n### a\n\n| x |\n\n\n- note\n\n**verdict**\n"
 
 
 def test_what_did_not_run_is_named_once(records: list[Record]) -> None:
