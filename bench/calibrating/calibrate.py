@@ -36,7 +36,7 @@ INTERRUPTED = 130
 SHORT = 3  # the exit status of what fell short
 
 # JPEG, and a model that costs next to nothing: about half of an epoch is loading.
-DATA = "synthetic:train=2000,val=16,size=64,codec=jpeg"
+DATA = "synthetic:train=4000,val=16,size=32,codec=jpeg"
 BASE = Cell(dataset=DATA, backend="mmap", mode="train", model="linear", protocol="quick")
 # The harness's worst case: short batches, and nothing but loading.
 LOAD = BASE.model_copy(update={"mode": "load", "model": None})

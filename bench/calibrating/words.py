@@ -36,8 +36,8 @@ def _about(what: Calibration, equal: Alarms) -> str:
         " · ".join(filter(None, place)),
         "",
         f"Made by `loadstone calibrate`: {experiments} experiments of {equal.rounds} rounds, {len(what.runs):,} runs, each "
-        "in a process of its own, in random order within its round. A run trains the model `linear` on 2,000 synthetic "
-        "JPEG pictures of 64 x 64 from `mmap`, and its figure is the loading time, as in tables. The shortest epoch took "
+        "in a process of its own, in random order within its round. A run trains the model `linear` on 4,000 synthetic "
+        "JPEG pictures of 32 x 32 from `mmap`, and its figure is the loading time, as in tables. The shortest epoch took "
         f"{1000 * shortest:.0f} ms, of which training waits {_percent(reading)}. Runs marked as disturbed: "
         f"{disturbed}; they are counted like all others. One round's ratio of equal cells spreads by "
         f"{numbers.percent(equal.spread)} (standard deviation).",

@@ -30,7 +30,8 @@ class Loading:
         values: seconds an image, by round: waited, copied, and where ``slowed`` what the model's steps took longer.
         time: the same over rounds. alone: seconds an image of the model alone, over all rows of the group.
         epoch: seconds of the epoch that they make. cost: the part of it that is loading.
-        slowdown: of the model's steps beside loading, a ratio, at 95 % for all rows of the group; None where not measured.
+        slowdown: of the model's steps beside loading that reads ahead, a ratio, at 95 % for all rows of the group; None where
+            it does not read ahead, or was not measured.
     """
 
     values: Mapping[int, float] = field(default_factory=dict)
@@ -57,7 +58,8 @@ def loading(group: Sequence[Runs], compute: Runs | None = None) -> dict[Cell, Lo
     alone = {one.cell: _alone(one, compute) for one in ran}
     ratios = {one.cell: _slowdown(one, compute) for one in ran}
     slowdowns = dict(zip(ratios, _slowdowns(list(ratios.values())), strict=True))
-    slowed = {cell for cell, found in slowdowns.items() if Loading(slowdown=found).slowed}
+    # What is read when it is asked for can't slow a model that waits for it meanwhile.
+    slowed = {cell for cell, found in slowdowns.items() if ahead(cell) and Loading(slowdown=found).slowed}
     values = {}
     for one in ran:
         more = ratios[one.cell] if one.cell in slowed else {}
@@ -70,7 +72,7 @@ def loading(group: Sequence[Runs], compute: Runs | None = None) -> dict[Cell, Lo
         image = stats.sum_interval([(1.0, common), (1.0, time)]) if common else None
         epoch = stats.sum_interval([(one.images or 0.0, image)]) if image else None
         cost = _cost(time, common) if common else None
-        found[one.cell] = Loading(values[one.cell], time, common, epoch, cost, slowdowns[one.cell])
+        found[one.cell] = Loading(values[one.cell], time, common, epoch, cost, slowdowns[one.cell] if ahead(one.cell) else None)
     return found
 
 
@@ -83,10 +85,13 @@ def _held_up(one: Runs, slower: Mapping[int, float]) -> dict[int, float]:
 
 
 def _alone(one: Runs, compute: Runs | None) -> dict[int, float]:
-    """Seconds an image of the model alone, by round; where it was not measured, of its steps beside loading."""
-    if one.alone:
+    """Seconds an image of the model alone, by round.
+
+    Beside what is read when it is asked for a step is the model alone, and there are more of them than of those in place.
+    """
+    if one.alone and ahead(one.cell):
         return one.alone
-    other = one.part("step") if compute is None else compute.seconds
+    other = compute.seconds if compute is not None and not one.alone else one.part("step")
     return {number: value / (one.images or 1.0) for number, value in other.items() if value > 0}
 
 
@@ -130,7 +135,12 @@ def beside(cell: Cell, device: str) -> bool:
 
     On a CPU the model takes them all, and times add up.
     """
-    return device not in ("", "cpu") and (cell.engine != "torch" or cell.workers > 0)
+    return device not in ("", "cpu") and ahead(cell)
+
+
+def ahead(cell: Cell) -> bool:
+    """Whether batches are read before they are asked for, by threads, processes or a loader of its own."""
+    return cell.engine != "torch" or cell.workers > 0
 
 
 def training_speed(alone: float, load: float, *, overlapped: bool) -> float:

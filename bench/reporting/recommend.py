@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench import stats
-from bench.reporting.loading import COST, training_speed
+from bench.reporting.loading import COST, ahead, training_speed
 from bench.reporting.summary import Row
 from bench.reporting.ties import ties
 from bench.runs import mean
@@ -152,8 +152,7 @@ def feeds(rows: Sequence[Row], train_speed: float) -> list[Fed]:
     loaded = {row.cell.loading: row for row in rows if row.load_images_per_second and not row.bound and row.equal_work}
     found = []
     for row in loaded.values():
-        ahead = row.cell.engine != "torch" or row.cell.workers > 0
-        speed = training_speed(train_speed, row.load_images_per_second or 1.0, overlapped=ahead)
+        speed = training_speed(train_speed, row.load_images_per_second or 1.0, overlapped=ahead(row.cell))
         found.append(Fed(row, 1 - speed / train_speed))
     return sorted(found, key=lambda each: (each.cost, -(each.row.load_images_per_second or 0.0)))
 

@@ -23,7 +23,9 @@ IMAGES = 1000
 EXCERPT = Path(__file__).parent / "data" / "reference"  # of a real run: every training's measured epochs
 
 
-def trained(backend: str, number: int, epochs: Sequence[tuple[float, float, float]], make: MakeRecord) -> Record:
+def trained(
+    backend: str, number: int, epochs: Sequence[tuple[float, float, float]], make: MakeRecord, engine: str = "threads"
+) -> Record:
     """A run of (wait, step, alone) seconds for each epoch of 1,000 images, the first included."""
     found = tuple(
         Epoch(
@@ -38,7 +40,7 @@ def trained(backend: str, number: int, epochs: Sequence[tuple[float, float, floa
         )
         for wait, step, alone in epochs
     )
-    return make(backend, round=number, epochs=found, train_images=IMAGES)
+    return make(backend, round=number, epochs=found, train_images=IMAGES, engine=engine)
 
 
 def held(records: Sequence[Record]) -> dict[str, Loading]:
@@ -79,6 +81,16 @@ def test_a_slow_process_is_not_a_slow_format(make: MakeRecord) -> None:
 
 def calm_of(backend: str, make: MakeRecord) -> list[Record]:
     return [trained(backend, number, [(0, 1, 1), (0.01, 1.0, 1.0), (0.01, 1.0, 1.0)], make) for number in range(3)]
+
+
+def test_what_is_read_when_asked_for_slows_no_model(make: MakeRecord) -> None:
+    """The model waits meanwhile: its steps are the model alone, whatever those in place took."""
+    epochs = [(0, 1.1, 1.0), (0.01, 1.1, 1.0), (0.01, 1.1, 1.0)]
+    found = held([trained("mmap", number, epochs, make, "torch") for number in range(3)])["mmap"]
+    assert found.slowdown is None
+    assert found.alone is not None
+    assert found.alone.mean == pytest.approx(1.1e-3)
+    assert found.values == pytest.approx(dict.fromkeys(range(3), 10e-6))
 
 
 def test_a_burst_in_one_epoch_is_not_a_slowed_model(make: MakeRecord) -> None:
