@@ -30,12 +30,17 @@ def lowered(result: str) -> str:
     return "\n".join("#" + line if line.startswith("## ") else line for line in body)
 
 
+LEGEND = 3  # of the notes below the first table; what they say besides stands beside the records
+
+
 def first(result: str) -> str:
-    """The first table: what stands above the details, without what is continued there."""
-    head, *panels = result.partition("\n## Details")[0].split("### ")
-    last, _, notes = panels[-1].partition("\n- ")
-    shown = [panel for panel in [*panels[:-1], last + "\n"] if not panel.partition("\n")[0].endswith(", continued")]
-    return head + "".join(f"### {panel}" for panel in shown) + f"\n- {notes}"
+    """The first table, what is continued there left out, with its legend and the verdict."""
+    above = result.partition("\n## Details")[0]
+    head, *panels = above.partition("\n- ")[0].split("### ")
+    shown = "".join(f"### {panel}" for panel in panels if not panel.partition("\n")[0].endswith(", continued"))
+    notes = [line for line in above.splitlines() if line.startswith("- ")][:LEGEND]
+    (verdict,) = (line for line in above.splitlines() if line.startswith("**"))
+    return f"{head}{shown.rstrip()}\n\n" + "\n".join(notes) + f"\n\n{verdict}\n"
 
 
 # Ways of loading as docs/speed.md has them, by engine, fetch and workers; and a peer's own loader.

@@ -26,10 +26,11 @@ class _Block:
     columns: tuple[Column, ...]
     cells: Mapping[str, tuple[str, ...]]
 
-    @property
-    def width(self) -> int:
-        """In letters, with the space before each column."""
-        titles = [(self.name, *self.columns[0].title), *(column.title for column in self.columns[1:])]
+    def width(self, *, named: bool) -> int:
+        """In letters, with the space before each column; ``named`` where the data set's name stands above the first one."""
+        titles = [column.title for column in self.columns]
+        if named:
+            titles[0] = (self.name, *titles[0])
         rows = [*itertools.zip_longest(*titles, fillvalue=""), *self.cells.values()]
         return sum(2 + max(map(len, column)) for column in zip(*rows, strict=True))
 
@@ -94,7 +95,7 @@ def _blocks(ran: Sequence[Row], names: Mapping[Cell, str], label: int) -> list[_
     found: list[_Block] = []
     for part in parts:
         joined = found[-1].beside(part) if found else part
-        if found and label + 1 + joined.width > WIDTH:
+        if found and label + 1 + joined.width(named=False) > WIDTH:
             found.append(replace(part, name=f"{ran[0].dataset}, continued"))
         else:
             found[-1:] = [joined]
@@ -137,7 +138,7 @@ def _side_by_side(blocks: Sequence[_Block], label: int) -> Iterator[list[_Block]
     """As many blocks at once as fit beside the labels."""
     panel: list[_Block] = []
     for block in blocks:
-        if panel and label + 1 + sum(each.width for each in (*panel, block)) > WIDTH:
+        if panel and label + 1 + sum(each.width(named=True) for each in (*panel, block)) > WIDTH:
             yield panel
             panel = []
         panel.append(block)

@@ -86,7 +86,7 @@ def _apart(known: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     found: list[tuple[str, float]] = []
     for name, speed in sorted(known, key=lambda each: each[1]):
         if found and speed < found[-1][1] * _NEAR:
-            found[-1] = (f"{found[-1][0]}, {name}", found[-1][1])
+            found[-1] = (f"{found[-1][0]} / {name}", found[-1][1])
         else:
             found.append((name, speed))
     return found

@@ -197,7 +197,14 @@ def _accuracy(row: Row) -> str:
 def headline_to_markdown(found: Headline, verdict: Sequence[str]) -> str:
     """The first table, its notes and its verdict."""
     notes = [f"- {_escaped(note)}" for note in found.notes]
-    parts = [_escaped(found.caption), "", to_markdown(found.panels), *notes, "", f"**{_escaped(' '.join(verdict))}**", ""]
+    parts = [
+        _escaped(found.caption),
+        "",
+        to_markdown(found.panels) + "\n".join(notes),
+        "",
+        f"**{_escaped(' '.join(verdict))}**",
+        "",
+    ]
     return "\n".join(parts)
 
 
@@ -231,7 +238,7 @@ def _markdown(table: Table) -> str:
         ("-" * (width - 1) + ":") if column.right else "-" * width for width, column in zip(widths, table.columns, strict=True)
     ]
     body = [_padded(cells[0], widths, table.columns), rule, *(_padded(row, widths, table.columns) for row in cells[1:])]
-    parts = [f"### {_escaped(table.title)}", "", *_breaks(table.caption), ""]
+    parts = [f"### {_escaped(table.title)}", "", *([*_breaks(table.caption), ""] if table.caption else [])]
     parts += [f"| {' | '.join(row)} |" for row in body] + [""]
     parts += [f"- {_escaped(note)}" for note in table.notes] + ([""] if table.notes else [])
     return "\n".join(parts)

@@ -78,8 +78,9 @@ def ways(rows: Sequence[Row]) -> dict[Cell, str]:
 
 
 def variant(cell: Cell, cells: Iterable[Cell]) -> str:
-    """What a cell's name says besides the backend: a code path asked for, and what differs among ``cells``."""
-    return ", ".join(part for part in (cell.path, _parts(cell, varying(cells))) if part) or "as it comes"
+    """What a cell's name says besides the backend: a code path asked for, and what differs among its backend's ``cells``."""
+    name = labels(other for other in cells if other.dataset == cell.dataset)[cell]
+    return ", ".join(part for part in (cell.path, name.partition(" (")[2].removesuffix(")")) if part) or "as it comes"
 
 
 def _parts(cell: Cell, fields: Iterable[str]) -> str:

@@ -102,15 +102,16 @@ def test_more_trainings_than_fit_are_continued_below(make: MakeRecord, records: 
 
 
 def test_the_readme_shows_the_first_panels(records: list[Record], tmp_path: Path) -> None:
-    """Neither what is continued, nor the details; the notes and the verdict."""
+    """Neither what is continued, nor the details; the legend and the verdict."""
     spec = importlib.util.spec_from_file_location("readme", Path(__file__).parents[2] / "docs" / "readme.py")
     assert spec is not None
     assert spec.loader is not None
     readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(readme)
     panels = "".join(f"### {name}\n\n| x |\n\n" for name in ("a", "a, continued", "b, continued"))
-    text = f"caption\n\n{panels}- note\n\n**verdict**\n\n## Details\nmore\n"
-    assert readme.first(text) == "caption\n\n### a\n\n| x |\n\n\n- note\n\n**verdict**\n"
+    notes = "".join(f"- note {number}\n" for number in range(5))
+    text = f"caption\n\n{panels}{notes}\n**verdict**\n\n## Details\nmore\n"
+    assert readme.first(text) == "caption\n\n### a\n\n| x |\n\n- note 0\n- note 1\n- note 2\n\n**verdict**\n"
 
 
 def test_what_did_not_run_is_named_once(records: list[Record]) -> None:
