@@ -30,8 +30,8 @@ class Loading:
         values: seconds an image, by round: waited, copied, and where ``slowed`` what the model's steps took longer.
         time: the same over rounds. alone: seconds an image of the model alone, over all rows of the group.
         epoch: seconds of the epoch that they make. cost: the part of it that is loading.
-        slowdown: of the model's steps beside loading that reads ahead, a ratio, at 95 % for all rows of the group; None where
-            it does not read ahead, or was not measured.
+        slowdown: of the model's steps beside loading that reads ahead, a ratio, at 95 % for all rows of the experiment; None
+            where it does not read ahead, or was not measured.
     """
 
     values: Mapping[int, float] = field(default_factory=dict)
@@ -47,17 +47,18 @@ class Loading:
         return bool(self.slowdown and self.slowdown.low is not None and self.slowdown.low > 1)
 
 
-def loading(group: Sequence[Runs], compute: Runs | None = None) -> dict[Cell, Loading]:
+def loading(group: Sequence[Runs], compute: Runs | None = None, tested: int = 0) -> dict[Cell, Loading]:
     """What the rows of one group were held up by; rows that have no measured epoch are left out.
 
     Args:
         group: ``train`` cells that can be compared.
         compute: the model alone in a process of its own, for records in which it does not follow each epoch.
+        tested: rows of all groups of an experiment, whose slow-downs are judged together; 0 is the rows of this group.
     """
     ran = [one for one in group if one.seconds and one.images]
     alone = {one.cell: _alone(one, compute) for one in ran}
     ratios = {one.cell: _slowdown(one, compute) for one in ran}
-    slowdowns = dict(zip(ratios, _slowdowns(list(ratios.values())), strict=True))
+    slowdowns = dict(zip(ratios, _slowdowns(list(ratios.values()), max(tested, len(ran))), strict=True))
     # What is read when it is asked for can't slow a model that waits for it meanwhile.
     slowed = {cell for cell, found in slowdowns.items() if ahead(cell) and Loading(slowdown=found).slowed}
     values = {}
@@ -118,8 +119,8 @@ def _times(rows: Sequence[Mapping[int, float]]) -> list[Interval]:
     ]
 
 
-def _slowdowns(rows: Sequence[Mapping[int, float]]) -> list[Interval | None]:
-    level = 1 - (1 - stats.LEVEL) / max(1, len(rows))
+def _slowdowns(rows: Sequence[Mapping[int, float]], tested: int) -> list[Interval | None]:
+    level = 1 - (1 - stats.LEVEL) / max(1, tested)
     estimates = stats.moderated([[math.log(value) for value in values.values()] for values in rows])
     return [stats.exponential(each.interval(level)) if each.n else None for each in estimates]
 

@@ -12,7 +12,7 @@ from bench.experiment import Cell, Experiment
 from bench.record import Record
 from bench.reporting import checks
 from bench.reporting.checks import Doubt
-from bench.reporting.loading import Loading, beside, break_even, loading, training_speed
+from bench.reporting.loading import Loading, ahead, beside, break_even, loading, training_speed
 from bench.reporting.ties import rounds_needed, ties
 from bench.runs import Runs, gather, mean
 from bench.stats import Interval
@@ -176,7 +176,11 @@ def _held(runs: Sequence[Runs]) -> dict[Cell, Loading]:
     for one in runs:
         if one.cell.mode == "train":
             groups.setdefault(_group(one), []).append(one)
-    return {cell: each for group in groups.values() for cell, each in loading(group, _compute(group[0], runs)).items()}
+    tested = sum(ahead(one.cell) and bool(one.seconds) for group in groups.values() for one in group)
+    found: dict[Cell, Loading] = {}
+    for group in groups.values():
+        found |= loading(group, _compute(group[0], runs), tested)
+    return found
 
 
 def _row(one: Runs, every: Sequence[Runs], doubts: Sequence[Doubt]) -> Row:
