@@ -200,7 +200,8 @@ def headline_to_markdown(found: Headline, verdict: Sequence[str]) -> str:
     parts = [
         _escaped(found.caption),
         "",
-        to_markdown(found.panels) + "\n".join(notes),
+        to_markdown(found.panels),
+        *notes,
         "",
         f"**{_escaped(' '.join(verdict))}**",
         "",

@@ -174,7 +174,7 @@ def test_a_disk_that_fills_up_hides_no_table(
     monkeypatch.setattr(record, "append", full_after(4))
     with pytest.raises(RoomError):
         execute("kill.toml", place, options)
-    assert "loading only" in capsys.readouterr().out
+    assert "load only" in capsys.readouterr().out
     assert len(kept(tmp_path / "out")) == 4
 
     def no_room(path: Path, _: bytes) -> None:
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_hides_no_table(
     monkeypatch.setattr(report, "write", no_room)
     with pytest.raises(RoomError):
         report.report(tmp_path / "out").show(plain_console())
-    assert "loading only" in capsys.readouterr().out
+    assert "load only" in capsys.readouterr().out
 
 
 def test_sigterm_ends_an_experiment_as_ctrl_c_does(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
