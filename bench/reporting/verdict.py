@@ -119,7 +119,7 @@ def for_training(rows: Sequence[Row], names: Mapping[Cell, str], train_speed: fl
         nearest = f"{_described(found[0], names)}, costs {numbers.percent(found[0].cost)} of an epoch"
         return [f"Nothing measured here feeds {speed} images/s: the nearest, {nearest}."]
     under = f"{100 * COST:g} %"
-    lines = [f"These cost a training of {speed} images/s under {under}, each with as few workers as are enough:"]
+    lines = [f"These cost a training of {speed} images/s under {under} of an epoch, each with as few workers as are enough:"]
     lines += [f"  {_described(each, names)}: {numbers.percent(each.cost)}" for each in enough]
     short = dict.fromkeys(each.row.cell.backend for each in found)
     slow = [name for name in short if name not in {each.row.cell.backend for each in enough}]
