@@ -64,7 +64,8 @@ def alarms(runs: Sequence[Measured]) -> Alarms:
         found = stats.pair_estimates([dict(enumerate(values)) for values in table.values()])
         rows = list(table.values())
         for a in range(0, len(rows) - 1, 2):  # 1a and 1b: no run is in two pairs
-            differ.append((found[a, a + 1].p_value() or 0.0) < 1 - stats.LEVEL)
+            p_value = found[a, a + 1].p_value()
+            differ.append(p_value is not None and p_value < 1 - stats.LEVEL)
             ratios.append(math.exp(found[a, a + 1].mean))
             spreads.append(stats.ratio_spread(rows[a], rows[a + 1]) or 0.0)
         families.append(_family(list(found.values()), len(rows)))
