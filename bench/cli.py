@@ -292,7 +292,7 @@ def recommend(folder: Path, aim: Any, train_speed: float | None) -> None:
 @click.option("--threads", type=click.IntRange(1), help="Of torch's operations; default: the cores there are.")
 @place_options
 def calibrate(out: Path, quick: bool, report_of: Path | None, threads: int | None, place: Place) -> None:
-    """Measure the measuring, in about half an hour: equal cells under two names, a planted slow-down, the harness's own cost.
+    """Measure the measuring, in about forty minutes: equal cells under two names, a planted slow-down, the harness's own cost.
 
     Let nothing else run meanwhile. Interrupted, the same command goes on where it was. Exit status: 3 where false alarms are
     not 5 %, or the harness costs a hundredth of an epoch.

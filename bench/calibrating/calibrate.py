@@ -35,7 +35,7 @@ from datasets.errors import RoomError, RunFailed, UsageError
 INTERRUPTED = 130
 SHORT = 3  # the exit status of what fell short
 
-# JPEG, and a model that costs next to nothing: about half of an epoch is loading.
+# JPEG, and a model that costs next to nothing: about two fifths of an epoch are loading.
 DATA = "synthetic:train=4000,val=16,size=32,codec=jpeg"
 BASE = Cell(dataset=DATA, backend="mmap", mode="train", model="linear", protocol="quick")
 # The harness's worst case: short batches, and nothing but loading.
