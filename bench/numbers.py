@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bench.stats import Interval
+from bench.stats import Interval, minus_one, scaled
 
 ABSENT = "-"
 _MOST_DIGITS = 5
@@ -27,27 +27,25 @@ def interval(found: Interval | None) -> str:
     return _bounded(found, places, "")
 
 
-def plus_minus(found: Interval | None, factor: float = 1.0) -> str:
+def plus_minus(found: Interval | None) -> str:
     """``0.61 ±0.02``, for narrow columns: the larger arm of the interval; the mean alone where there is none."""
     if found is None:
         return ABSENT
-    mean = factor * found.mean
     if found.low is None or found.high is None:
-        return _signed(mean, decimals(mean, None))
-    arm = factor * max(found.high - found.mean, found.mean - found.low)
-    places = decimals(mean, arm)
-    return f"{_signed(mean, places)} ±{_signed(max(arm, 10**-places), places)}"
+        return _signed(found.mean, decimals(found.mean, None))
+    arm = max(found.high - found.mean, found.mean - found.low)
+    places = decimals(found.mean, arm)
+    return f"{_signed(found.mean, places)} ±{_signed(max(arm, 10**-places), places)}"
 
 
 def percent_interval(found: Interval | None) -> str:
     """``1.2 % [0.4, 2.0]``, of a fraction."""
     if found is None:
         return ABSENT
-    low, high = (None if bound is None else 100 * bound for bound in (found.low, found.high))
-    scaled = Interval(100 * found.mean, low, high, found.n)
-    half = scaled.half_width
+    percent = scaled(found, 100)
+    half = percent.half_width
     places = 1 if not half else max(0, min(2, -_exponent(half)))
-    return _bounded(scaled, places, " %")
+    return _bounded(percent, places, " %")
 
 
 def slowdown(ratio: Interval | None) -> str:
@@ -55,7 +53,7 @@ def slowdown(ratio: Interval | None) -> str:
     if ratio is None or ratio.low is None or ratio.high is None:
         return ABSENT
     if ratio.low > 1:
-        return percent_interval(Interval(ratio.mean - 1, ratio.low - 1, ratio.high - 1, ratio.n))
+        return percent_interval(minus_one(ratio))
     return f"under {_ceiled(100 * (ratio.high - 1))} %" if ratio.high > 1 else "none found"
 
 

@@ -139,6 +139,12 @@ def complement(interval: Interval) -> Interval:
     return Interval(1 - interval.mean, low, high, interval.n)
 
 
+def scaled(found: Interval, factor: float) -> Interval:
+    """In another unit; ``factor`` is positive."""
+    low, high = (None if bound is None else factor * bound for bound in (found.low, found.high))
+    return Interval(factor * found.mean, low, high, found.n)
+
+
 def minus_one(ratio: Interval) -> Interval:
     """By how much a ratio is over 1."""
     low, high = (None if bound is None else bound - 1 for bound in (ratio.low, ratio.high))
@@ -229,16 +235,16 @@ def pair_estimates(rows: Sequence[Mapping[int, float]]) -> dict[tuple[int, int],
     return dict(zip(pairs, estimates, strict=True))
 
 
-def sum_interval(parts: Sequence[tuple[float, Interval]]) -> Interval:
-    """``sum(factor * part)`` of independent positive parts, each with an interval; ``n`` is the smallest.
+def sum_interval(parts: Sequence[Interval]) -> Interval:
+    """The sum of independent positive parts, each with an interval; ``n`` is the smallest.
 
     The half-widths add up by their squares, each side by itself: what is known of the parts is on a logarithmic scale.
     """
-    mean, n = math.fsum(factor * part.mean for factor, part in parts), min(part.n for _, part in parts)
-    if any(part.low is None or part.high is None for _, part in parts):
+    mean, n = math.fsum(part.mean for part in parts), min(part.n for part in parts)
+    if any(part.low is None or part.high is None for part in parts):
         return Interval(mean, None, None, n)
-    low = math.sqrt(math.fsum((factor * (part.mean - (part.low or 0.0))) ** 2 for factor, part in parts))
-    high = math.sqrt(math.fsum((factor * ((part.high or 0.0) - part.mean)) ** 2 for factor, part in parts))
+    low = math.sqrt(math.fsum((part.mean - (part.low or 0.0)) ** 2 for part in parts))
+    high = math.sqrt(math.fsum(((part.high or 0.0) - part.mean) ** 2 for part in parts))
     return Interval(mean, max(0.0, mean - low), mean + high, n)
 
 

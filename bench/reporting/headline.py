@@ -10,10 +10,11 @@ from bench import numbers
 from bench.experiment import Cell
 from bench.reporting import wording
 from bench.reporting.loading import COST
-from bench.reporting.summary import ENOUGH, Row
+from bench.reporting.summary import ENOUGH, Row, grouped
 from bench.reporting.table import WIDTH, Column, Headline, Line, Table
 from bench.reporting.wording import Setting
 from bench.runs import mean
+from bench.stats import scaled
 
 FAR = 0.10  # between a prediction and what was measured: said aloud
 
@@ -83,10 +84,7 @@ def _order(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
 
 def _blocks(ran: Sequence[Row], names: Mapping[Cell, str], label: int) -> list[_Block]:
     """Of one data set: loading alone first, then a pair of columns for each training, the fastest model first."""
-    groups: dict[object, list[Row]] = {}
-    for row in ran:
-        groups.setdefault(row.group, []).append(row)
-    trained = [group for group in groups.values() if group[0].cell.mode == "train"]
+    trained = grouped(row for row in ran if row.cell.mode == "train")
     parts = [_training(group, names) for group in sorted(trained, key=lambda group: group[0].speed_alone or 0.0, reverse=True)]
     loaded = {names[row.cell]: row for row in reversed(ran) if row.load_images_per_second}
     if loaded:
@@ -121,7 +119,8 @@ def _alone(row: Row) -> tuple[str, str, str]:
 
 def _trained(row: Row, group: Sequence[Row]) -> tuple[str, str]:
     few = f" n={row.runs}" if row.runs < max(each.rounds for each in group) else ""
-    return numbers.plus_minus(row.held.time, 1e6) + _mark(row) + few, numbers.plus_minus(row.held.epoch)
+    time = None if row.held.time is None else scaled(row.held.time, 1e6)
+    return numbers.plus_minus(time) + _mark(row) + few, numbers.plus_minus(row.held.epoch)
 
 
 def _mark(row: Row) -> str:
@@ -182,11 +181,7 @@ def _legend(ran: Sequence[Row], rounds: int) -> list[str]:
 
 def _scores(ran: Sequence[Row], names: Mapping[Cell, str]) -> list[str]:
     """Accuracy and F1, which are facts of the protocol: one line a data set and model, loud where formats differ."""
-    groups: dict[object, list[Row]] = {}
-    for row in ran:
-        if row.accuracy is not None:
-            groups.setdefault(row.group, []).append(row)
-    return [_score(group, names) for group in groups.values()]
+    return [_score(group, names) for group in grouped(row for row in ran if row.accuracy is not None)]
 
 
 def _score(group: Sequence[Row], names: Mapping[Cell, str]) -> str:

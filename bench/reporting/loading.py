@@ -70,8 +70,7 @@ def loading(group: Sequence[Runs], compute: Runs | None = None, tested: int = 0)
     found = {}
     for one in ran:
         time = times[one.cell]
-        image = stats.sum_interval([(1.0, common), (1.0, time)]) if common else None
-        epoch = stats.sum_interval([(one.images or 0.0, image)]) if image else None
+        epoch = stats.scaled(stats.sum_interval([common, time]), one.images or 0.0) if common else None
         cost = _cost(time, common) if common else None
         found[one.cell] = Loading(values[one.cell], time, common, epoch, cost, slowdowns[one.cell] if ahead(one.cell) else None)
     return found

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from bench.reporting import wording
 from bench.reporting.plot_style import Sheet, sheet
-from bench.reporting.summary import Row
+from bench.reporting.summary import Row, grouped
 from bench.reporting.wording import Setting
 
 _WIDTH, _SINGLE_WIDTH = 7.0, 5.2  # inches, of a printed page
@@ -21,11 +21,8 @@ Legend = Sequence[tuple[Artist, str]]
 
 def groups(rows: Sequence[Row], mode: str) -> list[list[Row]]:
     """Rows of one mode by what can be compared; groups in which nothing ran are left out."""
-    found: dict[object, list[Row]] = {}
-    for row in rows:
-        if row.cell.mode == mode:
-            found.setdefault(row.group, []).append(row)
-    return [group for group in found.values() if any(row.epoch for row in group)]
+    found = grouped(row for row in rows if row.cell.mode == mode)
+    return [group for group in found if any(row.epoch for row in group)]
 
 
 def grid(panels: Panels, height: float, title: str, foot: str, legend: Legend = (), least: float = 2.3) -> Sheet:

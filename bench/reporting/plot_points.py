@@ -19,7 +19,7 @@ from bench.reporting.plot_layout import FASTEST, bound_line, fastest, footer, gr
 from bench.reporting.plot_style import look
 from bench.reporting.summary import BOUND, Row
 from bench.reporting.wording import Setting
-from bench.stats import Interval
+from bench.stats import scaled
 
 _FILLS = ("full", "open", "left", "top", "right", "bottom")
 _CURVE_POINTS = 400
@@ -37,7 +37,7 @@ def accuracy_time(rows: Sequence[Row], place: Setting) -> Figure | None:
     for axes, panel in zip(page.panels, panels, strict=True):
         for row in panel:
             if row.epoch and row.accuracy:
-                accuracy = _scaled(row.accuracy, 100)
+                accuracy = scaled(row.accuracy, 100)
                 x_errors, y_errors = plot_style.arms(row.epoch), plot_style.arms(accuracy)
                 axes.errorbar(row.epoch.mean, accuracy.mean, y_errors, x_errors, **names[row.cell], linewidth=1)
         axes.margins(0.12)
@@ -45,11 +45,6 @@ def accuracy_time(rows: Sequence[Row], place: Setting) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set(xlabel="epoch, seconds", ylabel="accuracy, %")
     return page.figure
-
-
-def _scaled(found: Interval, factor: float) -> Interval:
-    low, high = (None if bound is None else factor * bound for bound in (found.low, found.high))
-    return Interval(factor * found.mean, low, high, found.n)
 
 
 def loss(records: Sequence[Record], rows: Sequence[Row], place: Setting) -> Figure | None:

@@ -53,9 +53,9 @@ def roofline(rows: Sequence[Row], place: Setting) -> Figure | None:
     """A panel a data set: a line a way of loading, by loading alone; the trainings as measured; and known ones as verticals."""
     trained = {panel[0].dataset: _trained(rows, panel[0].dataset) for panel in groups(rows, "train")}
     loaded: dict[str, list[Row]] = {}
-    for panel in groups(rows, "load"):
+    for panel in map(fastest, groups(rows, "load")):  # of several protocols the one by which most was read
         if panel[0].dataset in trained and len(panel) > len(loaded.get(panel[0].dataset, [])):
-            loaded[panel[0].dataset] = fastest(panel)  # of several protocols the one by which most was read
+            loaded[panel[0].dataset] = panel
     panels = list(loaded.values())
     if not panels:
         return None

@@ -16,6 +16,7 @@ from bench.reporting.plot_layout import Legend, Panels, bound_line, footer, grid
 from bench.reporting.plot_style import Sheet, look
 from bench.reporting.summary import Row
 from bench.reporting.wording import Setting
+from bench.stats import scaled
 
 NAMES = ("roofline", "loading_time", "epoch_time", "accuracy_time", "loss", "size_speed", "load_limits")
 GONE = ("epoch_parts",)  # of earlier versions
@@ -95,9 +96,8 @@ def loading_time(rows: Sequence[Row], place: Setting) -> Figure | None:
         for spot, (row, time) in enumerate(zip(panel, times, strict=True)):
             style, microseconds = look(row.cell.backend_name), 1e6 * time.mean
             axes.barh(spot, microseconds, height=0.68, color=style.colour, hatch=style.hatch, edgecolor="black", linewidth=0.6)
-            arms = [[1e6 * arm for arm in side] for side in plot_style.arms(time) or [[0.0], [0.0]]]
-            axes.errorbar(microseconds, spot, xerr=arms, color="black", linewidth=1.1)
-            _beside(axes, spot, numbers.plus_minus(time, 1e6))
+            axes.errorbar(microseconds, spot, xerr=plot_style.arms(scaled(time, 1e6)), color="black", linewidth=1.1)
+            _beside(axes, spot, numbers.plus_minus(scaled(time, 1e6)))
         axes.set(xlim=(0, max(1e6 * (time.high or time.mean) for time in times) * _ROOM * 1.35), xlabel="µs an image")
     return page.figure
 

@@ -139,6 +139,12 @@ class Fed:
     cost: float
 
     @property
+    def workers(self) -> int:
+        """Worker processes, or threads; by rule these are as many as there are processors."""
+        threads = self.row.threads or 1 if self.row.cell.engine == "threads" else 0
+        return self.row.cell.workers or threads
+
+    @property
     def enough(self) -> bool:
         """Whether it costs under 5 %."""
         return self.cost < COST
@@ -162,12 +168,6 @@ def fewest_workers(found: Sequence[Fed]) -> list[Fed]:
     enough: dict[str, Fed] = {}
     for each in found:
         kept = enough.get(each.row.cell.backend)
-        if each.enough and (kept is None or _effort(each) < _effort(kept)):
+        if each.enough and (kept is None or (each.workers, each.cost) < (kept.workers, kept.cost)):
             enough[each.row.cell.backend] = each
     return list(enough.values())
-
-
-def _effort(each: Fed) -> tuple[int, float]:
-    """Threads by rule are as many as there are processors."""
-    cell = each.row.cell
-    return (each.row.threads or 1) if cell.engine == "threads" and not cell.workers else cell.workers, each.cost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -158,16 +158,21 @@ class Row:
         return None if seconds is None or self.epoch is None else seconds / self.epoch.mean
 
 
+def grouped(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that can be compared, in their order."""
+    groups: dict[Group, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return list(groups.values())
+
+
 def summary(records: Sequence[Record], experiment: Experiment | None = None) -> list[Row]:
     """One row a cell: groups in the experiment's order, in each the fastest first and what did not run last."""
     runs = gather(records, experiment)
     doubts = checks.unequal_work(runs)
     held = _held(runs)
-    groups: dict[Group, list[Row]] = {}
-    for one in runs:
-        row = replace(_row(one, runs, doubts.get(one.cell, ())), held=held.get(one.cell, Loading()))
-        groups.setdefault(row.group, []).append(row)
-    return [row for rows in groups.values() for row in _ranked(rows)]
+    rows = [replace(_row(one, runs, doubts.get(one.cell, ())), held=held.get(one.cell, Loading())) for one in runs]
+    return [row for group in grouped(rows) for row in _ranked(group)]
 
 
 def _held(runs: Sequence[Runs]) -> dict[Cell, Loading]:

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from bench import numbers
 from bench.reporting import wording
-from bench.reporting.summary import Row
+from bench.reporting.summary import Row, grouped
 from bench.reporting.wording import Setting
-from bench.stats import Interval
+from bench.stats import Interval, scaled
 
 WIDTH = 100  # letters, of the first table
 DETAILS_WIDTH = 118
@@ -102,20 +102,16 @@ def tables(rows: Sequence[Row], place: Setting) -> list[Table]:
 
 def shown(rows: Sequence[Row]) -> list[list[Row]]:
     """The groups of rows that have a table; likewise."""
-    groups: dict[object, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    found = [group for group in groups.values() if group[0].cell.mode == "train"]
+    found = grouped(row for row in rows if row.cell.mode == "train")
     trained = {(row.dataset, row.cell.loading) for row in rows if row.cell.mode == "train"}
-    loads = [group for group in groups.values() if group[0].cell.mode == "load"]
+    loads = grouped(row for row in rows if row.cell.mode == "load")
     unseen = [group for group in loads if any((row.dataset, row.cell.loading) not in trained for row in group)]
     return found + unseen
 
 
 def _limits(rows: Sequence[Row]) -> list[list[Row]]:
     """The groups that say what the machine could do at best: no way of loading is chosen from them."""
-    limits = [row for row in rows if row.cell.mode == "limit"]
-    return [[row for row in limits if row.group == group] for group in dict.fromkeys(row.group for row in limits)]
+    return grouped(row for row in rows if row.cell.mode == "limit")
 
 
 def _table(group: Sequence[Row], rows: Sequence[Row], place: Setting) -> Table:
@@ -179,11 +175,7 @@ def _other_order(row: Row) -> str:
 
 
 def _microseconds(row: Row) -> Interval | None:
-    found = row.held.time
-    if found is None:
-        return None
-    low, high = (None if bound is None else 1e6 * bound for bound in (found.low, found.high))
-    return Interval(1e6 * found.mean, low, high, found.n)
+    return None if row.held.time is None else scaled(row.held.time, 1e6)
 
 
 def _megabytes(per_second: float | None) -> str:

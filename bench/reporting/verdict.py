@@ -9,7 +9,7 @@ from bench import numbers
 from bench.experiment import Cell
 from bench.reporting.loading import COST
 from bench.reporting.recommend import Advice, Aim, Fed, advise, candidates, feeds, fewest_workers, most_cost
-from bench.reporting.summary import ENOUGH, Row
+from bench.reporting.summary import ENOUGH, Row, grouped
 from bench.reporting.wording import labels, ways
 from bench.runs import mean
 from bench.stats import minus_one
@@ -24,11 +24,9 @@ def verdict(rows: Sequence[Row], names: Mapping[Cell, str]) -> tuple[str, ...]:
         rows: of a whole experiment.
         names: of its ways of loading.
     """
-    groups: dict[object, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    trained = [group for group in groups.values() if group[0].cell.mode == "train" and most_cost(group) is not None]
-    loaded = [group for group in groups.values() if group[0].cell.mode == "load" and candidates(group)]
+    groups = grouped(rows)
+    trained = [group for group in groups if group[0].cell.mode == "train" and most_cost(group) is not None]
+    loaded = [group for group in groups if group[0].cell.mode == "load" and candidates(group)]
     if not trained and not loaded:
         return ("No storage format ran here, or all did other work than was asked for: there is no verdict.",)
     runs = max(row.runs for row in rows)
@@ -128,8 +126,7 @@ def for_training(rows: Sequence[Row], names: Mapping[Cell, str], train_speed: fl
 
 def _described(each: Fed, names: Mapping[Cell, str]) -> str:
     cell = each.row.cell
-    count = (cell.workers or each.row.threads or 1) if cell.engine == "threads" else cell.workers
-    by = f"{count} {'thread' if cell.engine == 'threads' else 'worker'}{'' if count == 1 else 's'}"
+    by = f"{each.workers} {'thread' if cell.engine == 'threads' else 'worker'}{'' if each.workers == 1 else 's'}"
     return f"{names[cell]}, {by}, {numbers.rate(each.row.load_images_per_second)} images/s by itself"
 
 

@@ -10,7 +10,7 @@ from bench.experiment import Cell
 from bench.reporting.checks import Doubt
 from bench.reporting.summary import Row
 from bench.reporting.ties import DIFFERENCE
-from bench.stats import MOST_ROUNDS, Interval
+from bench.stats import MOST_ROUNDS, scaled
 
 COLD = "guest-cold"  # pages dropped and checked by this kernel; a hypervisor's cache below it may still serve
 WAYS = ("codec", "engine", "fetch", "workers", "cache")
@@ -144,8 +144,7 @@ def _shared(rows: Sequence[Row], compute: Row | None) -> str:
         parts.append(f"compute alone, its batches in place: {numbers.interval(compute.epoch)} s")
     alone = next((row.held.alone for row in rows if row.held.alone), None)
     if alone is not None:
-        low, high = (None if bound is None else 1e6 * bound for bound in (alone.low, alone.high))
-        parts.append(f"the model alone: {numbers.interval(Interval(1e6 * alone.mean, low, high, alone.n))} µs an image")
+        parts.append(f"the model alone: {numbers.interval(scaled(alone, 1e6))} µs an image")
     return "; ".join(parts)
 
 

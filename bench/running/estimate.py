@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.experiment import Cell, Experiment
+from bench.running.held import ALONE_STEPS
 from loaders.registry import availability
 from train.protocol import protocol
 from train.registry import ModelEntry, entry
@@ -13,7 +14,6 @@ EVALUATION_SPEED = 3.0  # times as fast as training
 LOADING = 20_000  # images/s, at worst
 LOADING_GPU_SECONDS = 1.0  # there, formats load so fast that waking up the GPU and filling a unit of time take most of it
 START_SECONDS = {"cpu": 1.0, "cuda": 4.0}
-ALONE_STEPS = 64  # of ``bench.running.held``, which needs torch
 VALIDATION_IMAGES = 10_000
 ALL_IMAGES = 50_000
 

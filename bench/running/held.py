@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from loaders.engine import Batch
-from train.transfer import PlacedBatch
+if TYPE_CHECKING:  # they import torch, and the command line imports this module for an estimate
+    from loaders.engine import Batch
+    from train.transfer import PlacedBatch
 
 # Enough that weights, not one batch, are what caches hold; and not much of a machine's memory.
 BATCHES, BYTES = 16, 64 * 2**20
@@ -33,7 +35,8 @@ class Held:
             last = number == self._steps - 1
             if last or (number < BATCHES - 1 and left > 0):
                 left -= batch.images.nbytes
-                self._batches.append(self._place(Batch(batch.images.clone(), batch.labels.clone(), batch.indices.copy())))
+                images, labels, indices = batch.images.clone(), batch.labels.clone(), batch.indices.copy()
+                self._batches.append(self._place(batch._replace(images=images, labels=labels, indices=indices)))
             yield batch
 
     def repeated(self, most: int | None = None) -> Iterator[PlacedBatch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import numbers
-from bench.stats import Interval
+from bench.stats import Interval, scaled
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_a_slowdown_is_a_number_or_a_bound(found: Interval | None, text: str) ->
 )
 def test_a_narrow_column_has_the_larger_arm(found: Interval | None, factor: float, text: str) -> None:
     """An interval on a logarithmic scale is longer above; what is narrower than its last digit is one of that digit."""
-    assert numbers.plus_minus(found, factor) == text
+    assert numbers.plus_minus(None if found is None else scaled(found, factor)) == text

@@ -395,7 +395,7 @@ def test_sharing_finds_more_than_each_pair_by_itself() -> None:
 
 def test_a_sum_of_parts_has_both_their_uncertainties() -> None:
     """Half-widths add by their squares, each side by itself; a part without an interval leaves none."""
-    found = stats.sum_interval([(2.0, Interval(1.0, 0.7, 1.6, 3)), (1.0, Interval(5.0, 4.2, 5.9, 5))])
+    found = stats.sum_interval([stats.scaled(Interval(1.0, 0.7, 1.6, 3), 2.0), Interval(5.0, 4.2, 5.9, 5)])
     assert (found.mean, found.low, found.high) == pytest.approx((7.0, 6.0, 7.0 + math.hypot(1.2, 0.9)))
     assert found.n == 3
-    assert stats.sum_interval([(1.0, Interval(1.0, None, None, 1)), (1.0, Interval(1.0, 0.5, 1.5, 3))]).low is None
+    assert stats.sum_interval([Interval(1.0, None, None, 1), Interval(1.0, 0.5, 1.5, 3)]).low is None
