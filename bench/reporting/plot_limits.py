@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from bench import numbers
-from bench.reporting import wording
+from bench.reporting import plot_style, wording
 from bench.reporting.plot_layout import FASTEST, Legend, fastest, footer, grid, groups
 from bench.reporting.plot_style import look
 from bench.reporting.summary import Row
@@ -67,7 +66,4 @@ def _bars(axes: Axes, panel: Sequence[Row], names: Sequence[str]) -> None:
 def _scale(axes: Axes, speeds: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(speeds) / 2, max(speeds) * _ROOM)
-    axes.xaxis.set_major_locator(LogLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.rate(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plot_style.plain_log(axes.xaxis)

@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from bench import numbers
 from bench.experiment import Cell
@@ -154,17 +154,10 @@ def _draw_speed(axes: Axes, row: Row, names: Mapping[Cell, dict[str, Any]]) -> N
 
 
 def _log_ticks(axes: Axes) -> None:
-    for axis, (low, high), words in (
-        (axes.xaxis, axes.get_xlim(), lambda value, _: f"{value:g}"),
-        (axes.yaxis, axes.get_ylim(), lambda value, _: numbers.rate(value)),
-    ):
+    for axis, (low, high), words in ((axes.xaxis, axes.get_xlim(), "{:g}".format), (axes.yaxis, axes.get_ylim(), numbers.rate)):
         wide = high / low > 8
-        axis.set_major_locator(
-            LogLocator(subs=(1, 2, 5)) if wide and high / low < 200 else LogLocator() if wide else MaxNLocator(4)
-        )
-        axis.set_major_formatter(FuncFormatter(words))
-        axis.set_minor_locator(NullLocator())
-        axis.set_minor_formatter(NullFormatter())
+        locator = LogLocator(subs=(1, 2, 5)) if wide and high / low < 200 else LogLocator() if wide else MaxNLocator(4)
+        plot_style.plain_log(axis, locator, words)
 
 
 def _markers(variants: Mapping[Cell, str]) -> tuple[dict[Cell, dict[str, Any]], list[tuple[Artist, str]]]:

@@ -10,9 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator
 
-from bench import numbers
 from bench.reporting import plot_style
 from bench.reporting.loading import training_speed
 from bench.reporting.plot_layout import Legend, fastest, footer, grid, groups
@@ -119,7 +118,4 @@ def _draw(axes: Axes, panel: Sequence[Row], trained: Sequence[Row]) -> None:
         text = axes.text(speed, at, f"{name} ", ha="right", va=side, transform=axes.get_xaxis_transform())
         text.set(rotation=90, fontsize=6.5, color=plot_style.GREY)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(numticks=max(3, math.ceil(math.log10(high / low)))))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.rate(value)))
-        axis.set_minor_locator(NullLocator())
-        axis.set_minor_formatter(NullFormatter())
+        plot_style.plain_log(axis, LogLocator(numticks=max(3, math.ceil(math.log10(high / low)))))

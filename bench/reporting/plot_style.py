@@ -6,14 +6,17 @@ import io
 import math
 import textwrap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, NullFormatter, NullLocator
 
+from bench import numbers
 from bench.stats import Interval
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart with every common form of colour blindness.
@@ -75,6 +78,14 @@ DOTS_PER_INCH = 200
 _MARGIN, _TITLE, _FOOTER_LINE, _LEGEND_LINE = 0.08, 0.34, 0.14, 0.2
 _LETTERS_PER_INCH = 19
 _LEGEND_LETTER, _LEGEND_KEY = 0.06, 0.58
+
+
+def plain_log(axis: Axis, locator: Locator | None = None, words: Callable[[float], str] = numbers.rate) -> None:
+    """A logarithmic axis whose ticks are words, and none between them."""
+    axis.set_major_locator(locator or LogLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def look(backend: str) -> Look:
